@@ -1,0 +1,1 @@
+"""Physics on one domain: structure, basis, integrals, network, observables, files. No MPI."""

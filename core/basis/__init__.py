@@ -1,0 +1,1 @@
+"""Orbital sets: a `Species` an element, and the readers that make them."""

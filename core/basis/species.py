@@ -1,0 +1,146 @@
+"""One element in one set of numerical atomic orbitals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+
+from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.structure import Structure
+
+__all__ = ["Basis", "RadialFunction", "Species"]
+
+
+@dataclass(frozen=True)
+class RadialFunction:
+    """Radial part of f(r) = R(r) Y_lm, zero at and beyond its cutoff.
+
+    Parameters
+    ----------
+    l : int
+        Angular momentum.
+    radius_g : ndarray, shape (G,)
+        Increasing mesh from 0 to the cutoff, in Bohr.
+    reduced_g : ndarray, shape (G,)
+        R(r) / r^l on the mesh; between the points a cubic spline with zero slope at both ends.
+    name : str
+        What the function is, for messages ("5s-sz", say).
+    """
+
+    l: int  # noqa: E741
+    radius_g: NDArray[np.float64]
+    reduced_g: NDArray[np.float64]
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.radius_g.shape != self.reduced_g.shape or self.radius_g[0] != 0.0:
+            raise ValueError(f"radial function {self.name}: mesh and values do not fit")
+
+    @property
+    def cutoff(self) -> float:
+        """Radius in Bohr from which on the function is zero."""
+        return float(self.radius_g[-1])
+
+    @cached_property
+    def _spline(self) -> CubicSpline:
+        return CubicSpline(self.radius_g, self.reduced_g, bc_type="clamped")
+
+    def __call__(self, radius: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Evaluate R(r) at radii in Bohr, any shape."""
+        inside = radius < self.cutoff
+        return np.where(inside, radius**self.l * self._spline(np.where(inside, radius, 0.0)), 0.0)
+
+
+@dataclass(frozen=True)
+class Species:
+    """One element in one basis: orbitals, projectors, valence charge.
+
+    Parameters
+    ----------
+    symbol : str
+        Chemical symbol.
+    name : str
+        Name of the data set ("Mo.6.dzp", say).
+    valence : float
+        Number of valence electrons of the neutral atom.
+    shells : tuple of RadialFunction
+        Orbital shells in the order of the rows of every block; each has m = -l..l.
+    projectors : tuple of RadialFunction
+        Projector shells p_a of the separable terms, m = -l..l each; may be empty.
+    projector_overlap : ndarray, shape (number of projector shells, same)
+        Radial part of dS in S = <i|j> + sum_a <i|p_a> dS_a <p_a|j>; shells of different l do not
+        couple.
+    """
+
+    symbol: str
+    name: str
+    valence: float
+    shells: tuple[RadialFunction, ...]
+    projectors: tuple[RadialFunction, ...]
+    projector_overlap: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        shape = (len(self.projectors), len(self.projectors))
+        if self.projector_overlap.shape != shape:
+            raise ValueError(f"{self.name}: projector_overlap must have shape {shape}")
+
+    @property
+    def shell_l(self) -> tuple[int, ...]:
+        """Angular momentum of each orbital shell."""
+        return tuple(shell.l for shell in self.shells)
+
+    @property
+    def norbitals(self) -> int:
+        """Number of orbitals, the sum of 2l + 1."""
+        return sum(2 * l + 1 for l in self.shell_l)  # noqa: E741
+
+    @property
+    def cutoff(self) -> float:
+        """Largest orbital cutoff in Bohr."""
+        return max(shell.cutoff for shell in self.shells)
+
+    @property
+    def projector_cutoff(self) -> float:
+        """Largest projector cutoff in Bohr (0 without projectors)."""
+        return max((projector.cutoff for projector in self.projectors), default=0.0)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The species that describe a structure, by chemical symbol."""
+
+    species: dict[str, Species]
+
+    def _per_atom(self, structure: Structure, values: dict[str, float]) -> NDArray[np.float64]:
+        return np.array([values[symbol] for symbol in structure.symbols], dtype=np.float64)
+
+    def check_covers(self, structure: Structure) -> None:
+        """Raise `InputError` when an element of the structure has no species here."""
+        missing = [symbol for symbol in structure.elements if symbol not in self.species]
+        if missing:
+            raise InputError(
+                f"No orbitals for {', '.join(missing)} in this basis, which has "
+                f"{', '.join(sorted(self.species))}; choose a model that covers every element."
+            )
+
+    def norb_i(self, structure: Structure) -> NDArray[np.int64]:
+        """Number of orbitals of each atom, shape (N,)."""
+        counts = {symbol: float(species.norbitals) for symbol, species in self.species.items()}
+        return self._per_atom(structure, counts).astype(np.int64)
+
+    def cutoff_i(self, structure: Structure) -> NDArray[np.float64]:
+        """Largest orbital cutoff of each atom in Bohr, shape (N,)."""
+        return self._per_atom(structure, {s: x.cutoff for s, x in self.species.items()})
+
+    def projector_cutoff_i(self, structure: Structure) -> NDArray[np.float64]:
+        """Largest projector cutoff of each atom in Bohr, shape (N,)."""
+        return self._per_atom(structure, {s: x.projector_cutoff for s, x in self.species.items()})
+
+    def electrons(self, structure: Structure) -> float:
+        """Number of valence electrons of the neutral structure."""
+        valence = {symbol: species.valence for symbol, species in self.species.items()}
+        return float(self._per_atom(structure, valence).sum())

@@ -1,0 +1,1 @@
+"""Two-centre integrals and the operators built from them."""

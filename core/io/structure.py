@@ -1,0 +1,69 @@
+"""Read crystal files with pymatgen."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from pymatgen.core import Structure as PymatgenStructure
+from pymatgen.io.cif import CifParser
+
+from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.structure import Structure
+from hamgnn_solve.core.units import ANGSTROM_PER_BOHR
+
+__all__ = ["read_structure"]
+
+
+def read_structure(path: str | Path) -> Structure:
+    """Read a crystal file: CIF, POSCAR/CONTCAR, XSF, CSSR or pymatgen JSON.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; its format is told from its name, as pymatgen does.
+
+    Returns
+    -------
+    Structure
+        The cell as the file states it (symmetry expanded, not reduced to a primitive cell).
+
+    Raises
+    ------
+    InputError
+        For a missing or unreadable file, sites shared by several elements or partly occupied,
+        and everything that `Structure` refuses.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no file {path}; check the name of the structure file.")
+    crystal = _parse(path)
+    for number, site in enumerate(crystal, start=1):
+        if not site.is_ordered:
+            raise InputError(
+                f"Site {number} of {path} is occupied partly or by several elements "
+                f"({site.species_string}); make an ordered cell (pymatgen's "
+                "OrderDisorderedStructureTransformation does it) and give that."
+            )
+    symbols = tuple(site.specie.symbol for site in crystal)
+    pos_ic = np.array(crystal.cart_coords, dtype=np.float64) / ANGSTROM_PER_BOHR
+    cell_cc = np.array(crystal.lattice.matrix, dtype=np.float64) / ANGSTROM_PER_BOHR
+    return Structure(symbols, pos_ic, cell_cc)
+
+
+def _parse(path: Path) -> PymatgenStructure:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if path.suffix.lower() == ".cif":
+                # The default tolerance would move atoms onto nearby ideal fractions.
+                parser = CifParser(path, frac_tolerance=0.0, occupancy_tolerance=1.0)
+                return parser.parse_structures(primitive=False, on_error="raise")[0]
+            return PymatgenStructure.from_file(path, primitive=False)
+    except Exception as error:  # pymatgen's parsers raise many kinds for a malformed file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(
+            f"The file {path} cannot be read as a crystal structure ({reason}); give a CIF, "
+            "POSCAR, XSF, CSSR or pymatgen JSON file, named so that its format can be told."
+        ) from error

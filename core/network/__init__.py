@@ -1,0 +1,1 @@
+"""The equivariant network that predicts Hamiltonian blocks."""

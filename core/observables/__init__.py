@@ -1,0 +1,1 @@
+"""What is read off a spectrum: gap, band path, pictures."""

@@ -1,0 +1,81 @@
+"""Operators as dense blocks on pairs of atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hamgnn_solve.core.pairs import PairList
+
+__all__ = ["BlockOperator"]
+
+
+@dataclass(frozen=True)
+class BlockOperator:
+    """A real-space operator O(R) held as dense blocks <phi_i | O | phi_j + R> on atom pairs.
+
+    Under MPI each rank holds the pairs whose first atom it owns.
+
+    Parameters
+    ----------
+    pairs : PairList
+        The pairs that carry a block, on-site pairs (i, i, 0) included.
+    norb_i : ndarray of int64, shape (N,)
+        Number of orbitals of every atom of the structure (not only the owned ones).
+    values : ndarray of float64, shape (sum of block sizes,)
+        Blocks one after the other in the order of `pairs`; each is row-major,
+        norb_i[first] x norb_i[second], in Hartree (or without unit for an overlap).
+    """
+
+    pairs: PairList
+    norb_i: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (int(self.offset_p[-1]),):
+            raise ValueError(
+                f"blocks of {len(self.pairs)} pairs hold {int(self.offset_p[-1])} values, "
+                f"not {self.values.shape}"
+            )
+
+    @classmethod
+    def zeros(cls, pairs: PairList, norb_i: NDArray[np.int64]) -> BlockOperator:
+        """Return an operator with all blocks zero."""
+        size = int((norb_i[pairs.first_p] * norb_i[pairs.second_p]).sum())
+        return cls(pairs, norb_i, np.zeros(size))
+
+    @cached_property
+    def offset_p(self) -> NDArray[np.int64]:
+        """Start of each pair's block in `values`, and the total size last, shape (P + 1,)."""
+        sizes = self.norb_i[self.pairs.first_p] * self.norb_i[self.pairs.second_p]
+        return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+    def block(self, p: int) -> NDArray[np.float64]:
+        """Return a view of the block of pair p, shape (norb of first, norb of second)."""
+        shape = (self.norb_i[self.pairs.first_p[p]], self.norb_i[self.pairs.second_p[p]])
+        return self.values[self.offset_p[p] : self.offset_p[p + 1]].reshape(shape)
+
+    def groups(self) -> Iterator[tuple[NDArray[np.int64], int, int]]:
+        """Yield (pair indices, rows, columns) for each block shape that occurs."""
+        rows_p = self.norb_i[self.pairs.first_p]
+        columns_p = self.norb_i[self.pairs.second_p]
+        for rows, columns in np.unique(np.stack([rows_p, columns_p], axis=1), axis=0):
+            chosen = np.flatnonzero((rows_p == rows) & (columns_p == columns))
+            yield chosen, int(rows), int(columns)
+
+    def places(self, chosen_p: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+        """Return where the blocks of `chosen_p`, all of `size` values, lie: shape (n, size)."""
+        return self.offset_p[chosen_p][:, None] + np.arange(size)[None, :]
+
+    def blocks(self, chosen_p: NDArray[np.int64], rows: int, columns: int) -> NDArray[np.float64]:
+        """Return copies of blocks of one shape, shape (n, rows, columns)."""
+        return self.values[self.places(chosen_p, rows * columns)].reshape(-1, rows, columns)
+
+    def set_blocks(self, chosen_p: NDArray[np.int64], blocks: NDArray[np.float64]) -> None:
+        """Write blocks of one shape (n, rows, columns) into the places of `chosen_p`."""
+        flat = blocks.reshape(len(chosen_p), -1)
+        self.values[self.places(chosen_p, flat.shape[1])] = flat

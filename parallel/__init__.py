@@ -1,0 +1,1 @@
+"""Distribution over MPI ranks: who owns an atom, and how its features reach others."""

@@ -1,0 +1,1 @@
+"""Sparse pencils and their spectra with PETSc and SLEPc; the only room that imports them."""

@@ -1,0 +1,1 @@
+"""Labels, losses and the training loop."""
