@@ -59,7 +59,8 @@ def _parse(path: Path) -> PymatgenStructure:
             if path.suffix.lower() == ".cif":
                 # The default tolerance would move atoms onto nearby ideal fractions.
                 parser = CifParser(path, frac_tolerance=0.0, occupancy_tolerance=1.0)
-                return parser.parse_structures(primitive=False, on_error="raise")[0]
+                crystal = parser.parse_structures(primitive=False, on_error="raise")[0]
+                return _in_file_order(crystal, parser)
             return PymatgenStructure.from_file(path, primitive=False)
     except Exception as error:  # pymatgen's parsers raise many kinds for a malformed file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
@@ -67,3 +68,13 @@ def _parse(path: Path) -> PymatgenStructure:
             f"The file {path} cannot be read as a crystal structure ({reason}); give a CIF, "
             "POSCAR, XSF, CSSR or pymatgen JSON file, named so that its format can be told."
         ) from error
+
+
+def _in_file_order(crystal: PymatgenStructure, parser: CifParser) -> PymatgenStructure:
+    """Undo pymatgen's sorting by element, so that messages name atoms as the file counts them."""
+    block = next(iter(parser.as_dict().values()))
+    labels = block.get("_atom_site_label", [])
+    place = {label: number for number, label in reversed(list(enumerate(labels)))}
+    if not all(site.label in place for site in crystal):
+        return crystal
+    return PymatgenStructure.from_sites(sorted(crystal, key=lambda site: place[site.label]))

@@ -1,0 +1,123 @@
+"""The command `hamgnn-solve`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+
+from hamgnn_solve import __version__
+from hamgnn_solve.cli.options import SolveOptions
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+Electronic structure of a crystal file from a predicted Hamiltonian.
+
+Reads the structure, computes the overlap S, predicts the Hamiltonian H with an equivariant graph
+network, and solves the sparse problem H x = E S x around the Fermi level. The gap, the bands, a
+picture and a summary are left in a run folder. Start it under mpirun to use several cores or
+machines; no rank ever holds the whole matrix."""
+
+EPILOG = """\
+examples:
+  hamgnn-solve crystal.cif
+  mpirun -n 16 hamgnn-solve bilayer.cif --kpath M-G-K --out bilayer-run
+  hamgnn-solve POSCAR --kpoints "0 0 0; 0.5 0 0" --bands 80
+
+exit codes: 0 done, 2 the input cannot be used (one sentence says why), 1 anything else"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="hamgnn-solve",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("structure", metavar="FILE", help="CIF, POSCAR, XSF, CSSR or JSON file")
+    parser.add_argument(
+        "--out", metavar="DIR", help="run folder to write (default: <name of FILE>.hamgnn)"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME|DIR",
+        default=SolveOptions.model,
+        help="built-in model or a model folder (default: %(default)s)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--kpath",
+        metavar="auto|none|M-G-K",
+        default=SolveOptions.kpath,
+        help="path for the bands: found from the lattice (default), Gamma alone, or special points",
+    )
+    where.add_argument(
+        "--kpoints", metavar='"X Y Z; ..."', help="solve at these k-points (fractional) instead"
+    )
+    parser.add_argument(
+        "--path-spacing",
+        metavar="K",
+        type=float,
+        default=SolveOptions.path_spacing,
+        help="largest step along the path in 1/Angstrom (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--bands",
+        metavar="N",
+        type=int,
+        default=SolveOptions.bands,
+        help="bands to solve at each k-point, half below the Fermi level (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--petsc", metavar="OPTIONS", default="", help="options handed to PETSc and SLEPc"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print only the final summary")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code.
+
+    Under MPI all ranks leave together: a refused input is known to all of them, and an unexpected
+    fault on one rank aborts the others after its traceback.
+    """
+    parsed = build_parser().parse_args(arguments)
+    # Imported here so that --help answers at once.
+    from mpi4py import MPI
+
+    from hamgnn_solve.cli.solve import solve
+    from hamgnn_solve.core.errors import InputError
+
+    comm = MPI.COMM_WORLD
+    try:
+        options = SolveOptions(
+            structure=parsed.structure,
+            out=parsed.out,
+            model=parsed.model,
+            kpath=parsed.kpath,
+            kpoints=parsed.kpoints,
+            path_spacing=parsed.path_spacing,
+            bands=parsed.bands,
+            petsc=parsed.petsc,
+            quiet=parsed.quiet,
+            command=" ".join(["hamgnn-solve", *(arguments or sys.argv[1:])]),
+        )
+        solve(options, comm)
+    except InputError as error:
+        if comm.rank == 0:
+            print(f"hamgnn-solve: {error}", file=sys.stderr)
+        return 2
+    except BaseException:
+        if comm.size == 1:
+            raise
+        traceback.print_exc()
+        sys.stderr.flush()
+        comm.Abort(1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

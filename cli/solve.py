@@ -1,0 +1,180 @@
+"""The run behind `hamgnn-solve`: from the file to the run folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hamgnn_solve import __version__
+from hamgnn_solve.cli.options import SolveOptions
+from hamgnn_solve.cli.stages import Stages
+from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.integrals.overlap import overlap
+from hamgnn_solve.core.io.results import summarise, write_results, write_summary
+from hamgnn_solve.core.io.structure import read_structure
+from hamgnn_solve.core.model import Model, find_model
+from hamgnn_solve.core.network.predict import predict
+from hamgnn_solve.core.observables.band_path import BandPath, band_path, listed_kpoints
+from hamgnn_solve.core.observables.band_plot import plot_bands
+from hamgnn_solve.core.spectrum import Spectrum
+from hamgnn_solve.core.structure import Structure
+from hamgnn_solve.parallel.domain import distributed_domain
+from hamgnn_solve.parallel.faults import agreed
+from hamgnn_solve.parallel.partition import partition_atoms
+from hamgnn_solve.parallel.rows import OrbitalRows
+from hamgnn_solve.solver.bands import solve_bands
+from hamgnn_solve.solver.pencil import Pencil
+from hamgnn_solve.solver.petsc import library_versions, set_options
+
+__all__ = ["solve"]
+
+
+def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
+    """Solve a structure near the Fermi level and leave a run folder. Collective.
+
+    Parameters
+    ----------
+    options : SolveOptions
+    comm : mpi4py communicator
+        Its ranks share the work.
+
+    Returns
+    -------
+    dict
+        What `summary.json` holds.
+
+    Raises
+    ------
+    InputError
+        On every rank, when the input cannot be used; nothing is computed before the structure,
+        the model, the k-points and the run folder have been checked.
+    """
+    stages = Stages(comm, options.quiet)
+    with stages.stage("read"), agreed(comm):
+        set_options(options.petsc)
+        structure = read_structure(options.structure)
+        model = find_model(options.model)
+        model.check_covers(structure)
+        path = _requested_path(options, structure)
+        if comm.rank == 0:
+            _prepare_folder(options.run_folder)
+    basis = model.basis
+    norb_i, electrons = basis.norb_i(structure), basis.electrons(structure)
+    stages.say(
+        f"{options.structure}: {structure.natoms} atoms, {norb_i.sum()} orbitals, "
+        f"{electrons:g} electrons; model {model.name}; {comm.size} rank(s)"
+    )
+    with stages.stage("partition"):
+        owner_i = partition_atoms(structure, basis.cutoff_i(structure), comm)
+        domain = distributed_domain(structure, basis, owner_i, comm)
+    stages.say(_pairs_line(len(domain.pairs), comm))
+    with stages.stage("overlap"):
+        s_operator = overlap(structure, basis, domain.owned)
+    stages.say(f"overlap: {_largest(len(s_operator.pairs), comm)} blocks on the fullest rank")
+    with stages.stage("network"):
+        h_operator = predict(model, domain)
+    stages.say("Hamiltonian predicted")
+    with stages.stage("pencil"):
+        rows = OrbitalRows(owner_i, norb_i, comm.size, comm.rank)
+        pencil = Pencil(h_operator, s_operator, rows, comm)
+    with stages.steps("spectrum", len(path.kpoints_kc)) as advance:
+        spectrum = solve_bands(pencil, path.kpoints_kc, electrons, options.bands, advance)
+    summary = _describe(options, structure, model, norb_i, spectrum, comm)
+    with stages.stage("results"):
+        if comm.rank == 0:
+            title = f"{Path(options.structure).stem}, {structure.natoms} atoms"
+            plot_bands(spectrum, path, title, options.run_folder / "bands.png")
+    summary["stages"] = stages.done
+    if comm.rank == 0:
+        text = _summary_text(summary, stages.table())
+        write_results(options.run_folder / "results.h5", spectrum, path, summary)
+        write_summary(options.run_folder, summary, text)
+        print(text, end="")
+    return summary
+
+
+def _requested_path(options: SolveOptions, structure: Structure) -> BandPath:
+    if options.kpoints is not None:
+        return listed_kpoints(options.kpoints)
+    return band_path(structure, options.kpath, options.path_spacing)
+
+
+def _prepare_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"The run folder {folder} cannot be written ({error.strerror}); "
+            "choose another with --out."
+        ) from error
+
+
+def _describe(
+    options: SolveOptions,
+    structure: Structure,
+    model: Model,
+    norb_i: NDArray[np.int64],
+    spectrum: Spectrum,
+    comm: MPI.Intracomm,
+) -> dict[str, Any]:
+    versions = {
+        "hamgnn-solve": __version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "scipy": scipy.__version__,
+        "torch": torch.__version__,
+        **library_versions(),
+    }
+    return {
+        "structure": options.structure,
+        "natoms": structure.natoms,
+        "norbitals": int(norb_i.sum()),
+        **summarise(spectrum),
+        "model": model.name,
+        "ranks": comm.size,
+        "command": options.command,
+        "versions": " ".join(f"{name}={version}" for name, version in sorted(versions.items())),
+    }
+
+
+def _summary_text(summary: dict[str, Any], table: str) -> str:
+    lines = [
+        f"structure       {summary['structure']}",
+        f"atoms           {summary['natoms']}",
+        f"orbitals        {summary['norbitals']}",
+        f"electrons       {summary['nelectrons']:g}",
+        f"model           {summary['model']}",
+        f"Fermi level     {summary['fermi_level_eV']:.4f} eV",
+    ]
+    if summary["gap_kind"] == "metal":
+        lines.append("gap             none at the solved k-points: a band crosses the Fermi level")
+    else:
+        lines += [
+            f"valence maximum {summary['vbm_eV']:.4f} eV",
+            f"conduction min. {summary['cbm_eV']:.4f} eV",
+            f"gap             {summary['gap_eV']:.4f} eV, {summary['gap_kind']}, "
+            "at the solved k-points",
+        ]
+    return "\n".join(lines) + f"\n\n{table}\n"
+
+
+def _largest(value: int, comm: MPI.Intracomm) -> int:
+    return int(comm.allreduce(value, op=MPI.MAX))
+
+
+def _pairs_line(npairs: int, comm: MPI.Intracomm) -> str:
+    total = comm.allreduce(npairs)
+    return (
+        f"{total} pairs of atoms within orbital range, {_largest(npairs, comm)} on the fullest rank"
+    )

@@ -1,0 +1,94 @@
+"""Eigenvalues around the Fermi level with their global band indices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Spectrum"]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Bands around the Fermi level at a list of k-points.
+
+    Parameters
+    ----------
+    kpoints_kc : ndarray, shape (K, 3)
+        Fractional k-points.
+    eigenvalues_kn : ndarray, shape (K, B)
+        In Hartree, ascending at each k.
+    band_index_kn : ndarray of int64, shape (K, B)
+        Global index of each band, from 1 for the lowest valence band.
+    residuals_kn : ndarray, shape (K, B)
+        Norm of the residual of each pair in Hartree.
+    fermi_level : float
+        In Hartree; the middle of the gap for an insulator.
+    electrons : float
+        Valence electrons per cell, two to a band.
+    """
+
+    kpoints_kc: NDArray[np.float64]
+    eigenvalues_kn: NDArray[np.float64]
+    band_index_kn: NDArray[np.int64]
+    residuals_kn: NDArray[np.float64]
+    fermi_level: float
+    electrons: float
+
+    def __post_init__(self) -> None:
+        shape = self.eigenvalues_kn.shape
+        if len(self.kpoints_kc) != shape[0]:
+            raise ValueError(f"{len(self.kpoints_kc)} k-points, eigenvalues of shape {shape}")
+        if self.band_index_kn.shape != shape or self.residuals_kn.shape != shape:
+            raise ValueError("eigenvalues, band indices and residuals differ in shape")
+        if (np.diff(self.eigenvalues_kn, axis=1) < 0).any():
+            raise ValueError("eigenvalues are not in ascending order")
+
+    @property
+    def is_metal(self) -> bool:
+        """Whether a band crosses the Fermi level (an odd electron count always does)."""
+        return self._edges() is None
+
+    @property
+    def vbm(self) -> float | None:
+        """Highest occupied energy over the k-points in Hartree; None for a metal."""
+        edges = self._edges()
+        return None if edges is None else edges[0]
+
+    @property
+    def cbm(self) -> float | None:
+        """Lowest empty energy over the k-points in Hartree; None for a metal."""
+        edges = self._edges()
+        return None if edges is None else edges[1]
+
+    @property
+    def gap(self) -> float:
+        """Cbm - vbm in Hartree; 0 for a metal."""
+        edges = self._edges()
+        return 0.0 if edges is None else edges[1] - edges[0]
+
+    @property
+    def gap_kind(self) -> str:
+        """Kind of the gap among the solved k-points: "direct", "indirect" or "metal"."""
+        if self._edges() is None:
+            return "metal"
+        valence_k, conduction_k = self._edge_bands()
+        smallest_direct = float((conduction_k - valence_k).min())
+        return "direct" if smallest_direct - self.gap < 1e-6 else "indirect"
+
+    def _edge_bands(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        occupied = round(self.electrons / 2)
+        valence_k = self.eigenvalues_kn[self.band_index_kn == occupied]
+        conduction_k = self.eigenvalues_kn[self.band_index_kn == occupied + 1]
+        return valence_k, conduction_k
+
+    def _edges(self) -> tuple[float, float] | None:
+        if abs(self.electrons / 2 - round(self.electrons / 2)) > 1e-6:
+            return None
+        valence_k, conduction_k = self._edge_bands()
+        if len(valence_k) == 0 or len(conduction_k) == 0:
+            return None
+        vbm, cbm = float(valence_k.max()), float(conduction_k.min())
+        return (vbm, cbm) if cbm > vbm else None
