@@ -1,0 +1,160 @@
+"""The label of one structure, and the HDF5 file that holds many."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from hamgnn_solve.training.gpaw_blocks import bloch_sum
+
+__all__ = ["Label", "band_energies", "dense_blocks", "read_label", "write_label"]
+
+
+@dataclass(frozen=True)
+class Label:
+    """Hamiltonian and overlap blocks of one structure, with the spectrum that checks them.
+
+    Parameters
+    ----------
+    symbols : tuple of str
+        Chemical symbols of the N atoms.
+    positions_ic : ndarray, shape (N, 3)
+        Positions in Bohr as GPAW uses them: wrapped into the cell along periodic axes.
+    cell_cc : ndarray, shape (3, 3)
+        Lattice vectors as rows, in Bohr.
+    periodic_c : ndarray of bool, shape (3,)
+        Which axes are periodic.
+    norb_i : ndarray of int, shape (N,)
+        Orbitals of each atom, in GPAW's order: radial functions as listed in the basis file, each
+        with m = -l..l.
+    first_p, second_p : ndarray of int32, shape (P,)
+        Atoms of each ordered pair; the pairs are sorted by (first, second, shift).
+    shift_pc : ndarray of int32, shape (P, 3)
+        Cell of the second atom in lattice vectors.
+    h_values, s_values : ndarray, shape (sum of block sizes,)
+        Blocks in Hartree (overlap: no unit), row-major norb[first] x norb[second], concatenated.
+    kpoints_kc : ndarray, shape (K, 3)
+        GPAW's irreducible k-points, fractional.
+    eigenvalues_kn : ndarray, shape (K, norb_i.sum())
+        GPAW's eigenvalues there, in Hartree.
+    details : dict
+        electrons, fermi_level and energy (Hartree), gap (Hartree), scf_steps, gpts, kpts,
+        eigenvalue_error_eV, seconds.
+    """
+
+    symbols: tuple[str, ...]
+    positions_ic: NDArray[np.float64]
+    cell_cc: NDArray[np.float64]
+    periodic_c: NDArray[np.bool_]
+    norb_i: NDArray[np.int32]
+    first_p: NDArray[np.int32]
+    second_p: NDArray[np.int32]
+    shift_pc: NDArray[np.int32]
+    h_values: NDArray[np.float64]
+    s_values: NDArray[np.float64]
+    kpoints_kc: NDArray[np.float64]
+    eigenvalues_kn: NDArray[np.float64]
+    details: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        size = int((self.norb_i[self.first_p] * self.norb_i[self.second_p]).sum())
+        if self.h_values.shape != (size,) or self.s_values.shape != (size,):
+            raise ValueError(
+                f"{len(self.first_p)} pairs hold {size} values, not {self.h_values.shape} for H "
+                f"and {self.s_values.shape} for S"
+            )
+
+
+def dense_blocks(
+    label: Label,
+) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the label's pair blocks as matrices: (shift_xc, h_xmm, s_xmm)."""
+    shift_xc, x_p = np.unique(label.shift_pc, axis=0, return_inverse=True)
+    starts_i = np.concatenate([[0], np.cumsum(label.norb_i)])
+    matrices = np.zeros((2, len(shift_xc), starts_i[-1], starts_i[-1]))
+    offset = 0
+    for x, i, j in zip(x_p.ravel(), label.first_p, label.second_p, strict=True):
+        shape = (label.norb_i[i], label.norb_i[j])
+        size = int(shape[0]) * int(shape[1])
+        place = (x, slice(starts_i[i], starts_i[i + 1]), slice(starts_i[j], starts_i[j + 1]))
+        matrices[0][place] = label.h_values[offset : offset + size].reshape(shape)
+        matrices[1][place] = label.s_values[offset : offset + size].reshape(shape)
+        offset += size
+    return shift_xc, matrices[0], matrices[1]
+
+
+def band_energies(label: Label, kpoints_kc: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return all eigenvalues of the label's pencil at fractional k-points, (K, M), Hartree."""
+    shift_xc, h_xmm, s_xmm = dense_blocks(label)
+    return np.array(
+        [
+            scipy.linalg.eigh(
+                bloch_sum(shift_xc, h_xmm, kpoint_c),
+                bloch_sum(shift_xc, s_xmm, kpoint_c),
+                eigvals_only=True,
+            )
+            for kpoint_c in kpoints_kc
+        ]
+    )
+
+
+def write_label(file: h5py.File, name: str, label: Label, entry: dict[str, Any]) -> None:
+    """Write `label` as group `name` and flush; the group appears only when it is complete.
+
+    Parameters
+    ----------
+    file : h5py.File
+        File open for writing.
+    name : str
+        Group name; it must not exist yet.
+    label : Label
+        What is written: datasets positions_ic, cell_cc, periodic_c, norb_i, first_p, second_p,
+        shift_pc, H_values, S_values, kpoints_kc, eigenvalues_kn; the rest as attributes.
+    entry : dict
+        Where the structure comes from, kept as JSON in the attribute ``recipe``.
+    """
+    unfinished = f".{name}"
+    if unfinished in file:
+        del file[unfinished]
+    group = file.create_group(unfinished)
+    group.attrs["name"] = name
+    group.attrs["symbols"] = list(label.symbols)
+    group.attrs["recipe"] = json.dumps(entry)
+    for key, value in label.details.items():
+        group.attrs[key] = value
+    for key in (
+        "positions_ic", "cell_cc", "periodic_c", "norb_i", "first_p", "second_p", "shift_pc",
+        "kpoints_kc", "eigenvalues_kn",
+    ):  # fmt: skip
+        group[key] = getattr(label, key)
+    group.create_dataset("H_values", data=label.h_values)
+    group.create_dataset("S_values", data=label.s_values)
+    file.move(unfinished, name)
+    file.flush()
+
+
+def read_label(group: h5py.Group) -> Label:
+    """Return the label of one group of a label file."""
+    arrays = {
+        key: group[key][...]
+        for key in (
+            "positions_ic", "cell_cc", "periodic_c", "norb_i", "first_p", "second_p", "shift_pc",
+            "kpoints_kc", "eigenvalues_kn",
+        )
+    }  # fmt: skip
+    details = {
+        key: value for key, value in group.attrs.items() if key not in ("name", "symbols", "recipe")
+    }
+    return Label(
+        symbols=tuple(group.attrs["symbols"]),
+        h_values=group["H_values"][...],
+        s_values=group["S_values"][...],
+        details=details,
+        **arrays,
+    )
