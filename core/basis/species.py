@@ -15,7 +15,8 @@ from hamgnn_solve.core.structure import Structure
 __all__ = ["Basis", "RadialFunction", "Species"]
 
 
-@dataclass(frozen=True)
+# eq=False: compared and hashed by identity, so that integral tables can be cached by function.
+@dataclass(frozen=True, eq=False)
 class RadialFunction:
     """Radial part of f(r) = R(r) Y_lm, zero at and beyond its cutoff.
 
@@ -55,7 +56,7 @@ class RadialFunction:
         return np.where(inside, radius**self.l * self._spline(np.where(inside, radius, 0.0)), 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Species:
     """One element in one basis: orbitals, projectors, valence charge.
 

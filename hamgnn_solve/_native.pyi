@@ -1,0 +1,41 @@
+import numpy as np
+from numpy.typing import NDArray
+
+def coupled_pairs(
+    rows: NDArray[np.int64],
+    by_row: NDArray[np.int64],
+    row_start: NDArray[np.int64],
+    centre: NDArray[np.int64],
+    orbital_atom: NDArray[np.int64],
+    shift: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    centre_start: NDArray[np.int64],
+    natoms: int,
+    reach: int,
+    threshold: float,
+    /,
+) -> NDArray[np.int64]: ...
+def add_separable(
+    rows: NDArray[np.int64],
+    by_row: NDArray[np.int64],
+    row_start: NDArray[np.int64],
+    centre: NDArray[np.int64],
+    orbital_atom: NDArray[np.int64],
+    shift: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    centre_start: NDArray[np.int64],
+    natoms: int,
+    reach: int,
+    threshold: float,
+    blocks: NDArray[np.float64],
+    block_offset: NDArray[np.int64],
+    couplings: NDArray[np.float64],
+    coupling_offset: NDArray[np.int64],
+    element: NDArray[np.int64],
+    nproj: NDArray[np.int64],
+    norb: NDArray[np.int64],
+    target_key: NDArray[np.int64],
+    target_offset: NDArray[np.int64],
+    target: NDArray[np.float64],
+    /,
+) -> None: ...
