@@ -88,11 +88,13 @@ def main(arguments: list[str] | None = None) -> int:
     # Imported here so that --help answers at once.
     from mpi4py import MPI
 
-    from hamgnn_solve.cli.solve import solve
     from hamgnn_solve.core.errors import InputError
 
     comm = MPI.COMM_WORLD
     try:
+        # Here, because it refuses a PETSc that cannot be used.
+        from hamgnn_solve.cli.solve import solve
+
         options = SolveOptions(
             structure=parsed.structure,
             out=parsed.out,

@@ -87,6 +87,7 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         pencil = Pencil(h_operator, s_operator, rows, comm)
     with stages.steps("spectrum", len(path.kpoints_kc)) as advance:
         spectrum = solve_bands(pencil, path.kpoints_kc, electrons, options.bands, advance)
+        spectrum = spectrum.shifted(model.energy_shift)
     summary = _describe(options, structure, model, norb_i, spectrum, comm)
     with stages.stage("results"):
         if comm.rank == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,14 @@ class Spectrum:
             raise ValueError("eigenvalues, band indices and residuals differ in shape")
         if (np.diff(self.eigenvalues_kn, axis=1) < 0).any():
             raise ValueError("eigenvalues are not in ascending order")
+
+    def shifted(self, energy: float) -> Spectrum:
+        """Return the spectrum of H + energy * S (Hartree): every level is moved by `energy`."""
+        return replace(
+            self,
+            eigenvalues_kn=self.eigenvalues_kn + energy,
+            fermi_level=self.fermi_level + energy,
+        )
 
     @property
     def is_metal(self) -> bool:

@@ -33,9 +33,10 @@ def plot_bands(spectrum: Spectrum, path: BandPath, title: str, file: str | Path)
     with mpl.rc_context({"font.size": 9, "axes.linewidth": 0.8}):
         figure = Figure(figsize=(3.6, 4.0), dpi=200, layout="constrained")
         axes = figure.add_subplot()
-        lone_point = len(path.distance_k) == 1
-        style = {"marker": "_", "linestyle": "", "markersize": 40} if lone_point else {}
-        axes.plot(path.distance_k, energy_kn, color="#1b4f8a", linewidth=1.0, **style)
+        lines = axes.plot(path.distance_k, energy_kn, color="#1b4f8a", linewidth=1.0)
+        if len(path.distance_k) == 1:
+            for line in lines:
+                line.set(marker="_", markersize=40)
         gap = spectrum.gap * EV_PER_HARTREE
         if spectrum.vbm is not None:
             axes.axhspan(0.0, gap, color="#e9e4d4", linewidth=0)
