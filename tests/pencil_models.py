@@ -82,9 +82,7 @@ def random_pencil(norb: list[int], seed: int) -> tuple[BlockOperator, BlockOpera
         second = [place[1] for place in chosen]
         return operator_of(first, second, [place[2] for place in chosen], norb, blocks)
 
-    return matrix(places[: -len(places) // 4], 0.3, 0.0), matrix(
-        places, 0.3 / sum(norb), 1.0
-    )
+    return matrix(places[: -len(places) // 4], 0.3, 0.0), matrix(places, 0.3 / sum(norb), 1.0)
 
 
 def supercell(operator: BlockOperator, repeats: tuple[int, int, int]) -> BlockOperator:

@@ -119,13 +119,13 @@ class Basis:
     def _per_atom(self, structure: Structure, values: dict[str, float]) -> NDArray[np.float64]:
         return np.array([values[symbol] for symbol in structure.symbols], dtype=np.float64)
 
-    def check_covers(self, structure: Structure) -> None:
-        """Raise `InputError` when an element of the structure has no species here."""
+    def check_covers(self, structure: Structure, name: str = "The basis") -> None:
+        """Raise `InputError`, speaking of `name`, when an element has no species here."""
         missing = [symbol for symbol in structure.elements if symbol not in self.species]
         if missing:
             raise InputError(
-                f"No orbitals for {', '.join(missing)} in this basis, which has "
-                f"{', '.join(sorted(self.species))}; choose a model that covers every element."
+                f"{name} knows {', '.join(sorted(self.species))} but not {', '.join(missing)}; "
+                "choose a model that covers every element."
             )
 
     def norb_i(self, structure: Structure) -> NDArray[np.int64]:

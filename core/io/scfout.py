@@ -178,9 +178,7 @@ def _header(reader: _Reader) -> tuple[int, int, int, int]:
     return int(head[0]), spin, int(head[5]) + 1, order_max
 
 
-def _skip_position_and_momentum(
-    reader: _Reader, nvalues: int, spin: int, order_max: int
-) -> None:
+def _skip_position_and_momentum(reader: _Reader, nvalues: int, spin: int, order_max: int) -> None:
     """Pass over matrices that HamGNN's `overlap.scfout` may leave out: the file's size tells."""
     matrices = 3 * order_max + 3
     after = (spin + 3) * nvalues * 8
