@@ -228,5 +228,5 @@ def test_native_and_numpy_sums_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_element_without_orbitals_is_refused() -> None:
     structure = monolayer()
-    with pytest.raises(InputError, match="No orbitals for S"):
+    with pytest.raises(InputError, match="knows Mo but not S"):
         overlap(structure, built_in_basis({"Mo": "Mo.6"}), all_rows(structure))
