@@ -142,8 +142,8 @@ class _Search:
         self.pencil, self.sigma, self.count = pencil, sigma, count
         self.k_c = np.asarray(k_c, dtype=np.float64)
         self.real = is_real_point(k_c)
-        self.factorisation, self.tolerance = factorisation, tolerance
-        self.shifted, self.overlap = factorisation.matrix, pencil.overlap_at(k_c)
+        self.factorisation, self.shift, self.tolerance = factorisation, sigma, tolerance
+        self.overlap = pencil.overlap_at(k_c)
         self.energies_n = np.zeros(0)
         dtype = np.float64 if self.real else np.complex128
         self.vectors_mn: NDArray[Any] = np.zeros((pencil.rows.nlocal, 0), dtype=dtype)
@@ -152,21 +152,38 @@ class _Search:
     def bands(self, first: int, last: int, certify: bool) -> Eigenpairs:
         """Search until the bands first..last are found, and certified if asked."""
         below, above = max(self.count - first + 1, 0), max(last - self.count, 0)
-        wanted = below + above + SPARE
+        wanted, missing = last - first + 1, 0
         for attempt in range(ATTEMPTS):
-            self._extend(wanted, seed=attempt)
-            missing = self._missing(below, above, certify)
-            if missing == (0, 0):
+            self._extend(wanted + SPARE, seed=attempt)
+            short_below, short_above = self._short_of(below, above)
+            wanted = short_below + short_above
+            if wanted > 0:
+                self._move_shift(short_below, short_above)
+                continue
+            missing = self._missed(below, above) if certify else 0
+            if missing == 0:
                 return self._result(first, last)
-            if min(missing) < 0:
+            if missing < 0:
                 break
-            # The states still missing may lie behind others on the nearer side.
-            wanted = 2 * sum(missing)
+            self._factorise(self.sigma)
+            wanted = missing
         raise InputError(
             f"Bands {first} to {last} at k = {self.k_c} cannot be certified: the count of states "
-            f"between their ends differs from the number found by {missing} below and above; ask "
-            "for fewer bands."
+            f"between their ends exceeds the number found by {missing}; ask for fewer bands."
         )
+
+    def _move_shift(self, short_below: int, short_above: int) -> None:
+        """Shift to the outermost known state of the side that lacks some.
+
+        The nearest unknown states are then those that follow on that side.
+        """
+        if short_below and short_above:
+            return
+        edge = self.energies_n[0] - MARGIN if short_below else self.energies_n[-1] + MARGIN
+        self._factorise(float(edge))
+
+    def _factorise(self, shift: float) -> None:
+        self.factorisation, self.shift, _ = factorise_near(self.pencil, self.k_c, shift)
 
     def _extend(self, wanted: int, seed: int) -> None:
         """Find more states, the nearest unknown ones, and join them to those known."""
@@ -181,16 +198,16 @@ class _Search:
             self.pencil.check_overlap(self.k_c)
             raise
         new_mn = self._complexified(found)
-        # The factors' matrix is H - sigma S, so Ritz values are relative to sigma.
+        # The factors' matrix is H - shift S, so Ritz values are relative to the shift.
         basis_mn = np.concatenate([self.vectors_mn, new_mn], axis=1)
-        shifted_mn = self._times(self.shifted, basis_mn)
+        shifted_mn = self._times(self.factorisation.matrix, basis_mn)
         overlap_mn = self._times(self.overlap, basis_mn)
         comm = self.pencil.comm
         gram = comm.allreduce(basis_mn.conj().T @ overlap_mn)
         small = comm.allreduce(basis_mn.conj().T @ shifted_mn)
         # One rank decides, so that rounding cannot make two ranks keep different states.
         offset_n, turn = comm.bcast(_rayleigh_ritz(gram, small) if comm.rank == 0 else None)
-        self.energies_n, self.vectors_mn = self.sigma + offset_n, basis_mn @ turn
+        self.energies_n, self.vectors_mn = self.shift + offset_n, basis_mn @ turn
         residual_mn = shifted_mn @ turn - (overlap_mn @ turn) * offset_n
         scale_mn = overlap_mn @ turn
         norms = comm.allreduce(
@@ -198,25 +215,25 @@ class _Search:
         )
         self.residuals_n = np.sqrt(norms[0] / norms[1])
 
-    def _missing(self, below: int, above: int, certify: bool) -> tuple[int, int]:
-        """Return how many states on each side, up to the last wanted one, are not known."""
+    def _short_of(self, below: int, above: int) -> tuple[int, int]:
+        """Return how many states more must be found on each side of sigma."""
+        split = int((self.energies_n < self.sigma).sum())
+        return max(below - split, 0), max(above - (len(self.energies_n) - split), 0)
+
+    def _missed(self, below: int, above: int) -> int:
+        """Return how many states between the ends of the wanted bands are not known."""
         energies, count = self.energies_n, self.count
         split = int((energies < self.sigma).sum())
-        known_above = len(energies) - split
-        missing = [max(below - split, 0), max(above - known_above, 0)]
-        if max(missing) > 0 or not certify:
-            return missing[0], missing[1]
+        missing = 0
         if below > 0 and split < count:
             edge = energies[split - below] - MARGIN
             known = int(((energies > edge) & (energies < self.sigma)).sum())
-            missing[0] = count - count_below(self.pencil, self.k_c, edge) - known
-        if above > 0 and known_above < self.pencil.norbitals - count:
+            missing += count - count_below(self.pencil, self.k_c, edge) - known
+        if above > 0 and len(energies) - split < self.pencil.norbitals - count:
             edge = energies[split + above - 1] + MARGIN
             known = int(((energies > self.sigma) & (energies < edge)).sum())
-            missing[1] = count_below(self.pencil, self.k_c, edge) - count - known
-        if max(missing) > 0:
-            self.pencil.factorise(self.k_c, self.sigma)
-        return missing[0], missing[1]
+            missing += count_below(self.pencil, self.k_c, edge) - count - known
+        return missing
 
     def _result(self, first: int, last: int) -> Eigenpairs:
         split = int((self.energies_n < self.sigma).sum())

@@ -1,0 +1,445 @@
+"""The network against the published program's own numbers, and its symmetries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import shared_path
+from numpy.typing import NDArray
+
+from hamgnn_solve.core.domain import Domain, serial_domain
+from hamgnn_solve.core.model import Model
+from hamgnn_solve.core.network.config import NetworkConfig
+from hamgnn_solve.core.network.graph import PairGraph
+from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork, pair_harmonics
+from hamgnn_solve.core.network.irreps import Features, unflatten
+from hamgnn_solve.core.network.predict import predict
+from hamgnn_solve.core.network.shells import ShellTable
+from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.pairs import PairList
+from hamgnn_solve.core.structure import Structure
+
+FIXTURES = (
+    "v1_f64_tiny26_gate_tiny2",
+    "v1_f64_tiny26_norm_tiny2",
+    "v1_pre2_tp0_tiny26_norm_tiny3",
+    "v1_pre2_tp1_tiny26_norm_tiny3",
+    "v1_tiny14_norm_light3",
+    "v1_tiny26_gate_tiny2",
+    "v1_tiny26_gate_tiny2_noH0_nosym",
+    "v1_tiny26_gate_tiny3",
+    "v1_tiny26_norm_tiny2",
+    "v1_tiny26_norm_tiny3",
+)
+SHELLS = {14: (3, 2, 1), 26: (3, 2, 2, 1)}
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Build networks in double precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def published_config(entry: dict[str, Any]) -> NetworkConfig:
+    return NetworkConfig(
+        irreps=entry["irreps"],
+        shells=SHELLS[entry["nao_max"]],
+        layers=entry["layers"],
+        cutoff=26.0,
+        num_radial=entry["num_radial"],
+        invariant_layers=entry["inv_layers"],
+        invariant_neurons=entry["inv_neurons"],
+        num_types=119 if entry.get("pre2") else entry["num_types"],
+        lmax=4 if "sh" in entry else 6,
+        nonlinearity=entry["nonlin"],
+        attributes=entry.get("node_attr"),
+        edge_tp_irreps=entry.get("prev") if entry.get("add_edge_tp") else None,
+        add_h0=entry.get("add_H0", True),
+        symmetrize=entry.get("symmetrize", True),
+        sign_flips=True,
+    )
+
+
+def published_network(data: Any) -> HamiltonianNetwork:
+    """Return the network of a fixture with its parameters, every one of them named as upstream."""
+    network = HamiltonianNetwork(published_config(json.loads(str(data["cfg"]))))
+    names = {name for name, _ in network.named_parameters()}
+    state = {name: torch.from_numpy(data[f"p/{name}"]) for name in names}
+    network.load_state_dict(state, strict=False)
+    return network
+
+
+def published_input(data: Any) -> tuple[torch.Tensor, PairGraph, torch.Tensor]:
+    edges = torch.from_numpy(data["in/edge_index"])
+    pos = torch.from_numpy(data["in/pos"])
+    vector = pos[edges[1]] + torch.from_numpy(data["in/nbr_shift"]) - pos[edges[0]]
+    return (
+        torch.from_numpy(data["in/z"]),
+        PairGraph(edges[0], edges[1], vector),
+        torch.from_numpy(data["in/inv_edge_idx"]),
+    )
+
+
+def published_blocks(network: HamiltonianNetwork, data: Any) -> torch.Tensor:
+    """Return the predicted blocks (plus H0) in OpenMX's order, (N + E, nao^2)."""
+    slots = torch.from_numpy(network.table.openmx_slots)
+    blocks = torch.cat(network(*published_input(data)))[:, slots][:, :, slots].flatten(1)
+    if network.config.add_h0:
+        blocks = blocks + torch.from_numpy(np.concatenate([data["in/Hon0"], data["in/Hoff0"]]))
+    return blocks
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_published_output(name: str) -> None:
+    data = np.load(shared_path(f"oracle/hamgnn/{name}.npz"))
+    precise = "f64" in name
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if precise else torch.float32)
+    try:
+        network = published_network(data)
+        with torch.no_grad():
+            blocks = published_blocks(network, data).numpy()
+    finally:
+        torch.set_default_dtype(before)
+    expected = data["out/hamiltonian"]
+    # Reached: 2e-16 in float64; in float32 2.4e-7, and 2.3e-6 where elements are as large as 8.
+    tolerance = 1e-14 if precise else 1e-6 * max(1.0, np.abs(expected).max())
+    present = expected != 0  # absent orbitals are masked with exact zeros there
+    assert present.mean() > 0.3
+    assert np.abs(blocks - expected)[present].max() < tolerance
+
+
+def channels_outside(features: Features) -> NDArray[np.float64]:
+    """Return flat features as upstream orders them: channels outside, m inside."""
+    return torch.cat([x.transpose(1, 2).flatten(1) for x in features], dim=1).numpy()
+
+
+@pytest.mark.usefixtures("double")
+def test_published_layers() -> None:
+    data = np.load(shared_path("oracle/hamgnn/v1_f64_tiny26_gate_tiny2.npz"))
+    network = published_network(data)
+    types, pairs, _ = published_input(data)
+    traces: list[torch.Tensor] = []
+
+    def record(flat: torch.Tensor) -> torch.Tensor:
+        traces.append(flat)
+        return flat
+
+    with torch.no_grad():
+        features = network.node_features(types, pairs, len(types), record)
+    for layer, flat in enumerate(traces):
+        expected = data[f"tr/representation.convnet.{layer}:node_features"]
+        assert np.abs(channels_outside(unflatten(flat, network.irreps)) - expected).max() < 1e-13
+    nodes = data["tr/representation.conv_to_output_node:node_features"]
+    assert np.abs(channels_outside(features) - nodes).max() < 1e-13
+
+
+@pytest.mark.usefixtures("double")
+def test_published_training() -> None:
+    data = np.load(shared_path("oracle/hamgnn/v1_f64_train3.npz"))
+    network = published_network(data)
+    target = torch.from_numpy(np.concatenate([data["in/Hon"], data["in/Hoff"]]))
+    initial = torch.from_numpy(np.concatenate([data["in/Hon0"], data["in/Hoff0"]]))
+    present = initial != 0
+    blocks = published_blocks(network, data) * present
+    loss = (blocks - target).abs().mean()
+    # The fixture's loss is in eV with upstream's weight; its scale follows from the first value.
+    scale = float(data["losses"][0]) / float(loss.detach())
+    (loss * scale).backward()
+    for name, parameter in network.named_parameters():
+        expected = torch.from_numpy(data[f"grad/{name}"])
+        assert parameter.grad is not None
+        assert torch.allclose(parameter.grad, expected, rtol=0, atol=1e-9), name
+
+
+def small_model(**changes: Any) -> Model:
+    """Return a small random model of Mo, S and W in the current default precision."""
+    torch.manual_seed(3)
+    config = NetworkConfig(
+        irreps="4x0e+3x1o+2x1e+3x2e+2x2o+2x3o+1x3e+2x4e",
+        shells=(2, 2, 2),
+        layers=2,
+        cutoff=22.0,
+        num_radial=6,
+        invariant_layers=1,
+        invariant_neurons=8,
+        num_types=3,
+        lmax=4,
+        nonlinearity="gate",
+        message_cutoff=9.0,
+        pair_radial=True,
+        envelope=True,
+        reference_radial=4,
+    )
+    model = Model(
+        "small",
+        {"Mo": "Mo.6", "S": "S", "W": "W.6"},
+        HamiltonianNetwork(replace(config, **changes)),
+        orthonormal=True,
+    )
+    network = model.network
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if key.endswith("fc.layer0.weight"):
+                parameter.mul_(20.0)
+        if network.config.reference_radial:
+            network.offsite_pairs.coefficients.normal_()
+            network.onsite_neighbours.coefficients.normal_()
+        for t, symbol in enumerate(model.elements):
+            shells = model.basis.species[symbol].shells
+            cutoffs = [shell.cutoff for shell in shells for _ in range(2 * shell.l + 1)]
+            network.orbital_cutoff[t, torch.from_numpy(model.slots[t])] = torch.tensor(cutoffs)
+    return model
+
+
+def crystal() -> Structure:
+    cell = np.array([[9.0, 0.4, 0.1], [-2.0, 10.0, 0.3], [0.2, 0.5, 13.0]])
+    fractional = np.array([[0.05, 0.1, 0.1], [0.45, 0.6, 0.3], [0.7, 0.2, 0.55], [0.3, 0.8, 0.8]])
+    return Structure(("Mo", "S", "W", "S"), fractional @ cell, cell)
+
+
+def rotation_of_harmonics(rotation: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
+    """Return D with Y(R d) = D Y(d), found from the harmonics' own values."""
+    points = np.random.default_rng(0).normal(size=(40, 3))
+
+    def harmonics(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+        none = torch.zeros(len(vectors), dtype=torch.int64)
+        y = pair_harmonics(PairGraph(none, none, torch.from_numpy(vectors)), degree)
+        return y[:, degree**2 :].numpy()
+
+    solution = np.linalg.lstsq(harmonics(points), harmonics(points @ rotation.T), rcond=None)
+    return solution[0].T
+
+
+def largest_block_change(
+    one: BlockOperator, other: BlockOperator, place: NDArray[np.int64]
+) -> float:
+    """Compare block p of `one` with block place[p] of `other`."""
+    assert (place >= 0).all()
+    assert len(place) == len(one.pairs)
+    largest = 0.0
+    for chosen, rows, columns in one.groups():
+        a = one.blocks(chosen, rows, columns)
+        b = other.blocks(place[chosen], rows, columns)
+        largest = max(largest, float(np.abs(a - b).max()))
+    return largest
+
+
+def test_harmonics_follow_the_projects_order() -> None:
+    vector = torch.tensor([[0.3, -0.5, 0.7]], dtype=torch.float64)
+    none = torch.zeros(1, dtype=torch.int64)
+    y = pair_harmonics(PairGraph(none, none, vector), 2)[0]
+    x, yy, z = (vector / vector.norm())[0]
+    expected_p = np.sqrt(3.0) * np.array([yy, z, x])
+    expected_d = np.sqrt(15.0) * np.array(
+        [x * yy, yy * z, (3 * z * z - 1) / np.sqrt(12.0), z * x, (x * x - yy * yy) / 2]
+    )
+    assert np.allclose(y[1:4], expected_p, atol=1e-12)
+    assert np.allclose(y[4:9], expected_d, atol=1e-12)
+
+
+@pytest.mark.usefixtures("double")
+def test_rotation() -> None:
+    model = small_model()
+    structure = crystal()
+    rotation = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
+    rotation *= np.linalg.det(rotation)
+    turned = Structure(
+        structure.symbols, structure.pos_ic @ rotation.T, structure.cell_cc @ rotation.T
+    )
+    before = predict(model, serial_domain(structure, model.basis))
+    after = predict(model, serial_domain(turned, model.basis))
+    wigner = {degree: rotation_of_harmonics(rotation, degree) for degree in range(3)}
+    size_i = before.norb_i
+    matrices = []
+    for symbol in structure.symbols:
+        shells = model.basis.species[symbol].shell_l
+        size = sum(2 * degree + 1 for degree in shells)
+        matrix, low = np.zeros((size, size)), 0
+        for degree in shells:
+            width = 2 * degree + 1
+            matrix[low : low + width, low : low + width] = wigner[degree]
+            low += width
+        matrices.append(matrix)
+    expected = BlockOperator.zeros(before.pairs, size_i)
+    for p in range(len(before.pairs)):
+        i, j = int(before.pairs.first_p[p]), int(before.pairs.second_p[p])
+        expected.block(p)[...] = matrices[i] @ before.block(p) @ matrices[j].T
+    place = after.pairs.position_of(before.pairs)
+    scale = np.abs(before.values).max()
+    assert np.abs(before.values - expected.values).max() > 0.1 * scale
+    # Reached 3e-15 of the largest element.
+    assert largest_block_change(expected, after, place) < 1e-13 * scale
+
+
+@pytest.mark.usefixtures("double")
+def test_translation_and_wrapping() -> None:
+    model = small_model()
+    structure = crystal()
+    moved = Structure(
+        structure.symbols, structure.pos_ic + np.array([0.3, -1.0, 2.0]), structure.cell_cc
+    )
+    before = predict(model, serial_domain(structure, model.basis))
+    after = predict(model, serial_domain(moved, model.basis))
+    place = after.pairs.position_of(before.pairs)
+    assert largest_block_change(before, after, place) < 1e-13 * np.abs(before.values).max()
+
+
+@pytest.mark.usefixtures("double")
+def test_permutation_of_atoms() -> None:
+    model = small_model()
+    structure = crystal()
+    order = np.array([2, 0, 3, 1])
+    shuffled = Structure(
+        tuple(structure.symbols[i] for i in order), structure.pos_ic[order], structure.cell_cc
+    )
+    before = predict(model, serial_domain(structure, model.basis))
+    after = predict(model, serial_domain(shuffled, model.basis))
+    new = np.argsort(order)
+    pairs = before.pairs
+    renamed = PairList(new[pairs.first_p], new[pairs.second_p], pairs.shift_pc, pairs.vector_pc)
+    place = after.pairs.position_of(renamed)
+    assert largest_block_change(before, after, place) < 1e-13 * np.abs(before.values).max()
+
+
+@pytest.mark.usefixtures("double")
+def test_hermitian() -> None:
+    model = small_model()
+    operator = predict(model, serial_domain(crystal(), model.basis))
+    reverse = operator.pairs.position_of(operator.pairs.reversed())
+    assert (reverse >= 0).all()
+    for p in range(len(operator.pairs)):
+        difference = operator.block(p) - operator.block(int(reverse[p])).T
+        assert np.abs(difference).max() < 1e-14 * np.abs(operator.values).max()
+
+
+@pytest.mark.usefixtures("double")
+def test_supercell_folds_back() -> None:
+    model = small_model()
+    structure = crystal()
+    doubled = Structure(
+        structure.symbols * 2,
+        np.concatenate([structure.pos_ic, structure.pos_ic + structure.cell_cc[0]]),
+        structure.cell_cc * np.array([[2.0], [1.0], [1.0]]),
+    )
+    small = predict(model, serial_domain(structure, model.basis))
+    large = predict(model, serial_domain(doubled, model.basis))
+    natoms = structure.natoms
+    pairs = large.pairs
+    # Cell of an atom of the supercell in units of the small cell.
+    cell_p = 2 * pairs.shift_pc[:, 0] + pairs.second_p // natoms - pairs.first_p // natoms
+    shift_pc = np.column_stack([cell_p, pairs.shift_pc[:, 1:]])
+    folded = PairList(pairs.first_p % natoms, pairs.second_p % natoms, shift_pc, pairs.vector_pc)
+    place = small.pairs.position_of(folded)
+    assert largest_block_change(large, small, place) < 1e-13 * np.abs(small.values).max()
+
+
+def test_chunks_change_nothing() -> None:
+    model = small_model()
+    domain = serial_domain(crystal(), model.basis)
+    whole = predict(model, domain, chunk_size=10**6)
+    parts = predict(model, domain, chunk_size=37)
+    # Single precision; reached 4e-7 of the largest element.
+    assert np.abs(whole.values - parts.values).max() < 2e-6 * np.abs(whole.values).max()
+    assert np.array_equal(parts.values, predict(model, domain, chunk_size=37).values)
+
+
+@pytest.mark.usefixtures("double")
+def test_message_cutoff_equal_to_cutoff_is_the_published_network() -> None:
+    plain = small_model(message_cutoff=None)
+    same = small_model(message_cutoff=22.0)
+    domain = serial_domain(crystal(), plain.basis)
+    assert np.array_equal(predict(plain, domain).values, predict(same, domain).values)
+
+
+@pytest.mark.usefixtures("double")
+def test_element_ends_where_its_orbitals_part() -> None:
+    model = small_model()
+    operator = predict(model, serial_domain(crystal(), model.basis))
+    shells = model.basis.species["Mo"].shells
+    cutoff_m = np.array([s.cutoff for s in shells for _ in range(2 * s.l + 1)])
+    chosen = np.flatnonzero((operator.pairs.first_p == 0) & (operator.pairs.second_p == 0))
+    apart = 0
+    for p in chosen:
+        distance = operator.pairs.distance_p[p]
+        beyond = cutoff_m[:, None] + cutoff_m[None, :] <= distance
+        apart += int(beyond.sum())
+        assert (np.abs(operator.block(int(p))[beyond]) < 1e-15).all()  # 2e-20 by rounding
+        assert np.abs(operator.block(int(p))[~beyond]).min() > 0.0 or distance == 0.0
+    assert apart > 100
+
+
+@pytest.mark.usefixtures("double")
+def test_two_domains_agree_with_one() -> None:
+    """Each half of the atoms, fed with the other half's features, gives its rows of the whole."""
+    model = small_model()
+    whole_domain = serial_domain(crystal(), model.basis)
+    exchanged: list[torch.Tensor] = []
+
+    def record(features: torch.Tensor) -> torch.Tensor:
+        exchanged.append(features)
+        return features
+
+    whole = predict(model, replace(whole_domain, exchange=record))
+    assert len(exchanged) == model.network.config.layers
+    for owned in (np.array([0, 2]), np.array([1, 3])):
+        ghosts = np.setdiff1d(np.arange(4), owned)
+        layers = iter(exchanged)
+
+        def exchange(
+            features: torch.Tensor,
+            owned: NDArray[np.int64] = owned,
+            ghosts: NDArray[np.int64] = ghosts,
+            layers: Iterator[torch.Tensor] = layers,
+        ) -> torch.Tensor:
+            everything = next(layers)
+            assert torch.allclose(features, everything[owned], atol=1e-12)
+            return torch.cat([features, everything[ghosts]])
+
+        pairs = whole_domain.pairs
+        mine = pairs.select(np.isin(pairs.first_p, owned))
+        half = predict(
+            model,
+            Domain(whole_domain.structure, model.basis, owned, ghosts, mine, exchange),
+        )
+        place = whole.pairs.position_of(half.pairs)
+        assert largest_block_change(half, whole, place) < 1e-13 * np.abs(whole.values).max()
+
+
+def test_shells_fill_the_table() -> None:
+    table = ShellTable((2, 2, 2))
+    assert table.norbitals == 18
+    # Mo.6 has s d s d p: its d shells stand after both rows of p.
+    slots = table.slots((0, 2, 0, 2, 1))
+    assert slots.tolist() == [0, *range(8, 13), 1, *range(13, 18), 2, 3, 4]
+    with pytest.raises(ValueError, match="do not fit"):
+        table.slots((0, 0, 0))
+
+
+def test_irreps_too_poor_for_the_blocks_are_refused() -> None:
+    config = small_model().network.config
+    with pytest.raises(ValueError, match="blocks need features"):
+        HamiltonianNetwork(replace(config, irreps="4x0e+3x1o+3x2e"))
+
+
+def test_published_sign_table() -> None:
+    table = np.load(shared_path("oracle/hamgnn/v1_cg_l3.npz"))
+    from e3nn.o3 import wigner_3j
+
+    from hamgnn_solve.core.network.shells import V1_SIGN_FLIPS
+
+    for key in table.files:
+        la, lb, total = (int(x) for x in Path(key).name.split("_")[1:])
+        sign = -1.0 if (la, lb, total) in V1_SIGN_FLIPS else 1.0
+        ours = sign * wigner_3j(la, lb, total, dtype=torch.float64).numpy()
+        assert np.abs(ours - table[key]).max() < 1e-8, key
