@@ -1,0 +1,117 @@
+"""From a domain of a structure to its predicted Hamiltonian."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hamgnn_solve.core.domain import Domain
+from hamgnn_solve.core.model import Model
+from hamgnn_solve.core.network.graph import PairGraph
+from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.pairs import PairList, onsite_pairs
+
+__all__ = ["predict"]
+
+CHUNK_PAIRS = 4096
+
+
+def predict(model: Model, domain: Domain, chunk_size: int = CHUNK_PAIRS) -> BlockOperator:
+    """Predict the Hamiltonian blocks of a domain's on-site and other pairs.
+
+    Collective under MPI: every rank calls `domain.exchange` once a layer. The model's energy
+    shift is not applied (it needs the overlap).
+
+    Parameters
+    ----------
+    model : Model
+        Trained model; must cover the structure.
+    domain : Domain
+        Owned atoms, ghosts and pairs of this process.
+    chunk_size : int
+        Pairs worked on at a time; memory grows with it, the result does not depend on it.
+
+    Returns
+    -------
+    BlockOperator
+        Blocks in Hartree, sorted by (first, second, shift), on-site pairs included.
+
+    Raises
+    ------
+    InputError
+        When the model does not know an element of the structure.
+    """
+    network = model.network
+    pairs = domain.pairs
+    types_i = model.types_i(domain.structure)
+    types = torch.from_numpy(types_i[domain.local])
+    owned = len(domain.owned)
+    operator, onsite_q, offsite_q = _empty_operator(domain)
+    with torch.inference_mode():
+        whole = _graph(network, domain, pairs)
+        features = network.node_features(types, whole, owned, domain.exchange, chunk_size)
+        onsite = network.onsite_blocks([x[:owned] for x in features], types, whole, chunk_size)
+        _write(operator, model, types_i, onsite_q, onsite)
+        sources = network.pair_sources(features)
+        reverse_p = pairs.position_of(pairs.reversed())
+        # Of a pair and its reverse in this domain the earlier one does the work for both.
+        working = np.flatnonzero((reverse_p < 0) | (reverse_p >= np.arange(len(pairs))))
+        for start in range(0, len(working), max(chunk_size // 2, 1)):
+            chosen = working[start : start + max(chunk_size // 2, 1)]
+            graph = _graph(network, domain, pairs.select(chosen))
+            forward = network.pair_blocks(sources, types, graph)
+            backward = network.pair_blocks(sources, types, graph.reversed()).transpose(1, 2)
+            inside = reverse_p[chosen] >= 0
+            if network.config.symmetrize:
+                forward = backward = 0.5 * (forward + backward)
+            _write(operator, model, types_i, offsite_q[chosen], forward)
+            mirrored = backward[torch.from_numpy(inside)].transpose(1, 2)
+            _write(operator, model, types_i, offsite_q[reverse_p[chosen[inside]]], mirrored)
+    return operator
+
+
+def _graph(network: torch.nn.Module, domain: Domain, pairs: PairList) -> PairGraph:
+    dtype = next(network.parameters()).dtype
+    return PairGraph(
+        torch.from_numpy(domain.local_index(pairs.first_p)),
+        torch.from_numpy(domain.local_index(pairs.second_p)),
+        torch.from_numpy(pairs.vector_pc).to(dtype),
+    )
+
+
+def _empty_operator(
+    domain: Domain,
+) -> tuple[BlockOperator, NDArray[np.int64], NDArray[np.int64]]:
+    """Return a zero operator, and where the on-site blocks and the pairs' blocks stand in it."""
+    onsite = onsite_pairs(domain.owned)
+    first, second, shift, vector = (
+        np.concatenate([getattr(onsite, key), getattr(domain.pairs, key)])
+        for key in ("first_p", "second_p", "shift_pc", "vector_pc")
+    )
+    order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], second, first))
+    merged = PairList(first[order], second[order], shift[order], vector[order])
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    operator = BlockOperator.zeros(merged, domain.basis.norb_i(domain.structure))
+    return operator, place[: len(onsite)], place[len(onsite) :]
+
+
+def _write(
+    operator: BlockOperator,
+    model: Model,
+    types_i: NDArray[np.int64],
+    place_q: NDArray[np.int64],
+    blocks: torch.Tensor,
+) -> None:
+    """Write blocks of the network's table into their places, between the basis's orbitals."""
+    values = blocks.numpy()
+    unmixing = [np.linalg.inv(mixing) for mixing in model.mixing]
+    rows_q = types_i[operator.pairs.first_p[place_q]]
+    columns_q = types_i[operator.pairs.second_p[place_q]]
+    for a, rows in enumerate(model.slots):
+        for b, columns in enumerate(model.slots):
+            chosen = np.flatnonzero((rows_q == a) & (columns_q == b))
+            if len(chosen):
+                part = values[np.ix_(chosen, rows, columns)].astype(np.float64)
+                operator.set_blocks(place_q[chosen], unmixing[a] @ part @ unmixing[b].T)
