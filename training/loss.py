@@ -96,7 +96,7 @@ class HamiltonianLoss:
     band_weight: float = 1.0
     band_width: float = 0.1
     band_scale: float = 0.02
-    shift_weight: float = 0.2
+    shift_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.class_weights) != len(self.edges) + 2:
