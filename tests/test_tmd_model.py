@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from hamgnn_solve.core.basis.gpaw_data import built_in_basis
 from hamgnn_solve.core.domain import serial_domain
 from hamgnn_solve.core.integrals.overlap import overlap
 from hamgnn_solve.core.io.structure import read_structure
