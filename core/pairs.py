@@ -13,7 +13,54 @@ from pymatgen.optimization.neighbors import find_points_in_spheres
 if TYPE_CHECKING:
     from hamgnn_solve.core.structure import Structure
 
-__all__ = ["PairList", "find_pairs", "onsite_pairs"]
+__all__ = [
+    "PairKeys",
+    "PairList",
+    "displacements",
+    "find_pairs",
+    "join_pairs",
+    "onsite_pairs",
+]
+
+
+@dataclass(frozen=True)
+class PairKeys:
+    """One number for each directed pair (i, j, R), ordered as i, then j, then R.
+
+    Parameters
+    ----------
+    natoms : int
+        Number of atoms of the structure.
+    reach : int
+        Largest magnitude of a component of R.
+    """
+
+    natoms: int
+    reach: int
+
+    @property
+    def width(self) -> int:
+        """How many values a component of R may take."""
+        return 2 * self.reach + 1
+
+    def join(
+        self, first: NDArray[np.int64], second: NDArray[np.int64], shift: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return the keys of pairs."""
+        key = first * self.natoms + second
+        for c in range(3):
+            key = key * self.width + (shift[:, c] + self.reach)
+        return key
+
+    def split(
+        self, key: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return first atoms, second atoms and shifts of keys."""
+        shift = np.empty((len(key), 3), dtype=np.int64)
+        for c in (2, 1, 0):
+            key, shift[:, c] = np.divmod(key, self.width)
+        first, second = np.divmod(key, self.natoms)
+        return first, second, shift - self.reach
 
 
 @dataclass(frozen=True)
@@ -64,28 +111,17 @@ class PairList:
 
     def position_of(self, others: PairList) -> NDArray[np.int64]:
         """Find where each of `others` stands in this list; -1 where it is absent, shape (P',)."""
-        reach = 1 + max(
-            (int(np.abs(x.shift_pc).max()) for x in (self, others) if len(x)),
-            default=0,
-        )
-        natoms = 1 + max(
-            (int(max(x.first_p.max(), x.second_p.max())) for x in (self, others) if len(x)),
-            default=0,
-        )
-        mine = self._keys(natoms, reach)
-        order = np.argsort(mine, kind="stable")
-        wanted = others._keys(natoms, reach)
-        place = np.minimum(np.searchsorted(mine[order], wanted), max(len(self) - 1, 0))
         if len(self) == 0:
             return np.full(len(others), -1, dtype=np.int64)
+        lists = (self, others)
+        keys = PairKeys(
+            1 + max(int(max(x.first_p.max(initial=0), x.second_p.max(initial=0))) for x in lists),
+            max(int(np.abs(x.shift_pc).max(initial=0)) for x in lists),
+        )
+        mine, wanted = (keys.join(x.first_p, x.second_p, x.shift_pc) for x in lists)
+        order = np.argsort(mine, kind="stable")
+        place = np.minimum(np.searchsorted(mine[order], wanted), len(self) - 1)
         return np.where(mine[order][place] == wanted, order[place], -1)
-
-    def _keys(self, natoms: int, reach: int) -> NDArray[np.int64]:
-        width = 2 * reach + 1
-        key = self.first_p * natoms + self.second_p
-        for c in range(3):
-            key = key * width + (self.shift_pc[:, c] + reach)
-        return key
 
 
 def find_pairs(
@@ -139,6 +175,25 @@ def onsite_pairs(atoms: NDArray[np.int64]) -> PairList:
     return PairList(
         atoms, atoms, np.zeros((len(atoms), 3), dtype=np.int64), np.zeros((len(atoms), 3))
     )
+
+
+def join_pairs(structure: Structure, *lists: PairList) -> PairList:
+    """Return every pair of several lists once, sorted as by `find_pairs`."""
+    columns = np.concatenate([np.column_stack([x.first_p, x.second_p, x.shift_pc]) for x in lists])
+    columns = columns[np.lexsort(columns.T[::-1])]
+    new = np.append(True, (columns[1:] != columns[:-1]).any(axis=1))[: len(columns)]
+    first, second, shift = columns[new, 0], columns[new, 1], columns[new, 2:]
+    return PairList(first, second, shift, displacements(structure, first, second, shift))
+
+
+def displacements(
+    structure: Structure,
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    shift: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Return tau_j + R - tau_i in Bohr, shape (P, 3)."""
+    return structure.pos_ic[second] + shift @ structure.cell_cc - structure.pos_ic[first]
 
 
 def _empty() -> PairList:

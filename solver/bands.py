@@ -32,9 +32,7 @@ def solve_bands(
     nbands: int = 40,
     advance: Callable[[], None] | None = None,
     *,
-    weights_k: NDArray[np.float64] | None = None,
     fermi: FermiLevel | None = None,
-    certify: bool = True,
 ) -> Spectrum:
     """Compute the bands around the Fermi level: half below, half above, the same at every k.
 
@@ -55,21 +53,17 @@ def solve_bands(
         Number of bands; fewer where the pencil ends.
     advance : callable, optional
         Called on every rank after each k-point.
-    weights_k : ndarray, shape (K,), optional
-        Weights of the k-points in the filling; equal by default.
     fermi : FermiLevel, optional
         The level of a k mesh, for bands along a path, where filling would mislead.
-    certify : bool
-        Count the states at both ends of the bands of each k (two more factorisations a k).
 
     Raises
     ------
     InputError
-        When electrons or weights do not fit, S is not positive definite, or bands cannot be
+        When the electrons do not fit, S is not positive definite, or bands cannot be
         certified.
     """
     kpoints_kc = np.atleast_2d(np.asarray(kpoints_kc, dtype=np.float64))
-    weights = normalised_weights(kpoints_kc, weights_k)
+    weights = normalised_weights(kpoints_kc, None)
     check_electrons(pencil, electrons)
     pencil.check_overlap(kpoints_kc[0])
     middle = int(np.ceil(0.5 * electrons - 1e-9))
@@ -81,7 +75,7 @@ def solve_bands(
         sigma = fermi.energy
     found: list[Eigenpairs] = []
     for k_c in kpoints_kc:
-        found.append(eigenpairs_of_bands(pencil, k_c, sigma, first, last, certify=certify))
+        found.append(eigenpairs_of_bands(pencil, k_c, sigma, first, last))
         if advance is not None:
             advance()
         sigma = _next_shift(found[-1])

@@ -67,7 +67,6 @@ def eigenpairs_near(
     nbands_above: int,
     *,
     tolerance: float = 1e-9,
-    certify: bool = True,
 ) -> Eigenpairs:
     """Compute the nearest bands below and above an energy at k.
 
@@ -86,9 +85,6 @@ def eigenpairs_near(
         How many bands are wanted on each side; where fewer exist, those are returned.
     tolerance : float
         Relative tolerance of the transformed eigenproblem; energies converge as its square.
-    certify : bool
-        Count the states at both ends of the result, with one factorisation each, and search
-        again for any that the Krylov space missed (a copy of a degenerate state, say).
 
     Raises
     ------
@@ -98,7 +94,7 @@ def eigenpairs_near(
     factorisation, sigma, count = factorise_near(pencil, k_c, sigma)
     first, last = count - nbands_below + 1, count + nbands_above
     search = _Search(pencil, k_c, sigma, count, factorisation, tolerance)
-    return search.bands(max(first, 1), min(last, pencil.norbitals), certify)
+    return search.bands(max(first, 1), min(last, pencil.norbitals))
 
 
 def eigenpairs_of_bands(
@@ -109,7 +105,6 @@ def eigenpairs_of_bands(
     last_band: int,
     *,
     tolerance: float = 1e-9,
-    certify: bool = True,
 ) -> Eigenpairs:
     """Compute the bands of given global indices at k, searched from an energy near them.
 
@@ -124,7 +119,7 @@ def eigenpairs_of_bands(
         raise ValueError(f"no bands {first_band}..{last_band} among {pencil.norbitals}")
     factorisation, sigma, count = factorise_near(pencil, k_c, sigma)
     search = _Search(pencil, k_c, sigma, count, factorisation, tolerance)
-    return search.bands(first_band, last_band, certify)
+    return search.bands(first_band, last_band)
 
 
 class _Search:
@@ -149,8 +144,8 @@ class _Search:
         self.vectors_mn: NDArray[Any] = np.zeros((pencil.rows.nlocal, 0), dtype=dtype)
         self.residuals_n = np.zeros(0)
 
-    def bands(self, first: int, last: int, certify: bool) -> Eigenpairs:
-        """Search until the bands first..last are found, and certified if asked."""
+    def bands(self, first: int, last: int) -> Eigenpairs:
+        """Search until the bands first..last are found and certified."""
         below, above = max(self.count - first + 1, 0), max(last - self.count, 0)
         wanted, missing = last - first + 1, 0
         for attempt in range(ATTEMPTS):
@@ -160,7 +155,7 @@ class _Search:
             if wanted > 0:
                 self._move_shift(short_below, short_above)
                 continue
-            missing = self._missed(below, above) if certify else 0
+            missing = self._missed(below, above)
             if missing == 0:
                 return self._result(first, last)
             if missing < 0:

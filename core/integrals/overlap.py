@@ -10,12 +10,11 @@ from hamgnn_solve.core.integrals.separable import (
     add_separable,
     coupled_pairs,
     element_groups,
-    join_pairs,
     projector_overlaps,
 )
 from hamgnn_solve.core.integrals.two_centre import two_centre_table
 from hamgnn_solve.core.operator import BlockOperator
-from hamgnn_solve.core.pairs import find_pairs, onsite_pairs
+from hamgnn_solve.core.pairs import find_pairs, join_pairs, onsite_pairs
 from hamgnn_solve.core.structure import Structure
 
 __all__ = ["overlap"]

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from hamgnn_solve.core.basis.species import Basis, RadialFunction
 from hamgnn_solve.core.integrals.two_centre import two_centre_table
 from hamgnn_solve.core.operator import BlockOperator
-from hamgnn_solve.core.pairs import PairList, find_pairs, onsite_pairs
+from hamgnn_solve.core.pairs import (
+    PairKeys,
+    PairList,
+    displacements,
+    find_pairs,
+    join_pairs,
+    onsite_pairs,
+)
 from hamgnn_solve.core.structure import Structure
 
 try:
@@ -25,7 +32,6 @@ __all__ = [
     "add_separable",
     "coupled_pairs",
     "element_groups",
-    "join_pairs",
     "projector_overlaps",
 ]
 
@@ -33,46 +39,6 @@ __all__ = [
 BATCH = 256
 # Terms of a block below this are left out.
 NEGLIGIBLE = 1e-15
-
-
-@dataclass(frozen=True)
-class PairKeys:
-    """One number for each directed pair (i, j, R), ordered as i, then j, then R.
-
-    Parameters
-    ----------
-    natoms : int
-        Number of atoms of the structure.
-    reach : int
-        Largest magnitude of a component of R.
-    """
-
-    natoms: int
-    reach: int
-
-    @property
-    def width(self) -> int:
-        """How many values a component of R may take."""
-        return 2 * self.reach + 1
-
-    def join(
-        self, first: NDArray[np.int64], second: NDArray[np.int64], shift: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """Return the keys of pairs."""
-        key = first * self.natoms + second
-        for c in range(3):
-            key = key * self.width + (shift[:, c] + self.reach)
-        return key
-
-    def split(
-        self, key: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return first atoms, second atoms and shifts of keys."""
-        shift = np.empty((len(key), 3), dtype=np.int64)
-        for c in (2, 1, 0):
-            key, shift[:, c] = np.divmod(key, self.width)
-        first, second = np.divmod(key, self.natoms)
-        return first, second, shift - self.reach
 
 
 @dataclass(frozen=True)
@@ -288,25 +254,6 @@ def expand_by_m(
     )
     same = (order[:, None] == order) & (shell_l[index][:, None] == shell_l[index])
     return np.where(same, radial[np.ix_(index, index)], 0.0)
-
-
-def join_pairs(structure: Structure, *lists: PairList) -> PairList:
-    """Return every pair of several lists once, sorted as by `find_pairs`."""
-    columns = np.concatenate([np.column_stack([x.first_p, x.second_p, x.shift_pc]) for x in lists])
-    columns = columns[np.lexsort(columns.T[::-1])]
-    new = np.append(True, (columns[1:] != columns[:-1]).any(axis=1))[: len(columns)]
-    first, second, shift = columns[new, 0], columns[new, 1], columns[new, 2:]
-    return PairList(first, second, shift, displacements(structure, first, second, shift))
-
-
-def displacements(
-    structure: Structure,
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    shift: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    """Return tau_j + R - tau_i in Bohr, shape (P, 3)."""
-    return structure.pos_ic[second] + shift @ structure.cell_cc - structure.pos_ic[first]
 
 
 def _pairs_within(

@@ -10,7 +10,7 @@ from hamgnn_solve.core.domain import Domain
 from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.network.graph import PairGraph
 from hamgnn_solve.core.operator import BlockOperator
-from hamgnn_solve.core.pairs import PairList, onsite_pairs
+from hamgnn_solve.core.pairs import PairList, join_pairs, onsite_pairs
 
 __all__ = ["predict"]
 
@@ -85,16 +85,9 @@ def _empty_operator(
 ) -> tuple[BlockOperator, NDArray[np.int64], NDArray[np.int64]]:
     """Return a zero operator, and where the on-site blocks and the pairs' blocks stand in it."""
     onsite = onsite_pairs(domain.owned)
-    first, second, shift, vector = (
-        np.concatenate([getattr(onsite, key), getattr(domain.pairs, key)])
-        for key in ("first_p", "second_p", "shift_pc", "vector_pc")
-    )
-    order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], second, first))
-    merged = PairList(first[order], second[order], shift[order], vector[order])
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
+    merged = join_pairs(domain.structure, onsite, domain.pairs)
     operator = BlockOperator.zeros(merged, domain.basis.norb_i(domain.structure))
-    return operator, place[: len(onsite)], place[len(onsite) :]
+    return operator, merged.position_of(onsite), merged.position_of(domain.pairs)
 
 
 def _write(
