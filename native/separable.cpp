@@ -12,23 +12,10 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
-namespace nb = nanobind;
+#include "axis_product.hpp"
+#include "platform.hpp"
 
-// Instruction sets beyond the baseline are chosen when the module is loaded.
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#if __GNUC__ >= 12
-#define FOR_EACH_CPU __attribute__((target_clones("arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_CPU __attribute__((target_clones("avx2", "default")))
-#endif
-#else
-#define FOR_EACH_CPU
-#endif
-#if defined(__GNUC__)
-#define INLINE inline __attribute__((always_inline))
-#else
-#define INLINE inline
-#endif
+namespace nb = nanobind;
 
 namespace {
 
@@ -202,9 +189,10 @@ void add_separable(Indices rows, Indices by_row, Indices row_start, Indices cent
 }  // namespace
 
 NB_MODULE(_native, module) {
-    module.doc() = "Compiled inner loops of hamgnn_solve.core.integrals.";
+    module.doc() = "Compiled inner loops of hamgnn_solve.core.";
     module.def("coupled_pairs", &coupled_pairs,
                "Sorted keys of the pairs (i, j, R) that share a projector centre.");
     module.def("add_separable", &add_separable,
                "Add P_a^T D_a P_a of all centres to the blocks of an operator, in place.");
+    define_axis_product(module);
 }

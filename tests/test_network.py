@@ -18,7 +18,8 @@ from hamgnn_solve.core.domain import Domain, serial_domain
 from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.network.config import NetworkConfig
 from hamgnn_solve.core.network.graph import PairGraph
-from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork, pair_harmonics
+from hamgnn_solve.core.network.frame import harmonics, pair_rotations
+from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork
 from hamgnn_solve.core.network.irreps import Features, unflatten
 from hamgnn_solve.core.network.predict import predict
 from hamgnn_solve.core.network.shells import ShellTable
@@ -129,7 +130,7 @@ def channels_outside(features: Features) -> NDArray[np.float64]:
 def test_published_layers() -> None:
     data = np.load(shared_path("oracle/hamgnn/v1_f64_tiny26_gate_tiny2.npz"))
     network = published_network(data)
-    types, pairs, _ = published_input(data)
+    types, pairs, reverse = published_input(data)
     traces: list[torch.Tensor] = []
 
     def record(flat: torch.Tensor) -> torch.Tensor:
@@ -137,12 +138,12 @@ def test_published_layers() -> None:
         return flat
 
     with torch.no_grad():
-        features = network.node_features(types, pairs, len(types), record)
+        state = network.node_state(types, pairs, reverse, len(types), record)
     for layer, flat in enumerate(traces):
         expected = data[f"tr/representation.convnet.{layer}:node_features"]
         assert np.abs(channels_outside(unflatten(flat, network.irreps)) - expected).max() < 1e-13
     nodes = data["tr/representation.conv_to_output_node:node_features"]
-    assert np.abs(channels_outside(features) - nodes).max() < 1e-13
+    assert np.abs(channels_outside(state.features) - nodes).max() < 1e-13
 
 
 @pytest.mark.usefixtures("double")
@@ -213,12 +214,10 @@ def rotation_of_harmonics(rotation: NDArray[np.float64], degree: int) -> NDArray
     """Return D with Y(R d) = D Y(d), found from the harmonics' own values."""
     points = np.random.default_rng(0).normal(size=(40, 3))
 
-    def harmonics(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-        none = torch.zeros(len(vectors), dtype=torch.int64)
-        y = pair_harmonics(PairGraph(none, none, torch.from_numpy(vectors)), degree)
-        return y[:, degree**2 :].numpy()
+    def values(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+        return harmonics(torch.from_numpy(vectors), degree)[:, degree**2 :].numpy()
 
-    solution = np.linalg.lstsq(harmonics(points), harmonics(points @ rotation.T), rcond=None)
+    solution = np.linalg.lstsq(values(points), values(points @ rotation.T), rcond=None)
     return solution[0].T
 
 
@@ -238,8 +237,7 @@ def largest_block_change(
 
 def test_harmonics_follow_the_projects_order() -> None:
     vector = torch.tensor([[0.3, -0.5, 0.7]], dtype=torch.float64)
-    none = torch.zeros(1, dtype=torch.int64)
-    y = pair_harmonics(PairGraph(none, none, vector), 2)[0]
+    y = harmonics(vector, 2)[0]
     x, yy, z = (vector / vector.norm())[0]
     expected_p = np.sqrt(3.0) * np.array([yy, z, x])
     expected_d = np.sqrt(15.0) * np.array(

@@ -6,11 +6,9 @@ import numpy as np
 import torch
 
 from hamgnn_solve.core.model import Model
-from hamgnn_solve.core.network.hamgnn import (
-    HamiltonianNetwork,
-    pair_harmonics,
-    radial_functions,
-)
+from hamgnn_solve.core.network.frame import harmonics
+from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork
+from hamgnn_solve.core.network.radial import radial_functions
 from hamgnn_solve.core.network.reference import TwoCentreReference
 from hamgnn_solve.training.dataset import TrainingStructure
 
@@ -62,16 +60,16 @@ def _set_onsite_constants(network: HamiltonianNetwork, structures: list[Training
 
 def _fit_offsite(network: HamiltonianNetwork, structures: list[TrainingStructure]) -> None:
     config, reference = network.config, network.offsite_pairs
-    radial, kind, harmonics, targets, envelopes = [], [], [], [], []
+    radial, kind, directions, targets, envelopes = [], [], [], [], []
     for s in structures:
         distance = s.pairs.distance.double()
         radial.append(radial_functions(distance, config.reference_radius, _count(network)))
         kind.append(s.types[s.pairs.first] * config.num_types + s.types[s.pairs.second])
-        harmonics.append(pair_harmonics(s.pairs, 2 * len(config.shells) - 2).double())
+        directions.append(harmonics(s.pairs.vector, 2 * len(config.shells) - 2).double())
         targets.append(s.target[s.natoms :].double())
         if config.envelope:
             envelopes.append(network.envelope(s.types, s.pairs).double())
-    design_pr, kind_p, y_p = torch.cat(radial), torch.cat(kind), torch.cat(harmonics)
+    design_pr, kind_p, y_p = torch.cat(radial), torch.cat(kind), torch.cat(directions)
     target_p = torch.cat(targets)
     envelope_p = torch.cat(envelopes) if envelopes else torch.ones_like(target_p)
     # The first orbital of a shell stands for its envelope.
@@ -101,7 +99,7 @@ def _fit_onsite(network: HamiltonianNetwork, structures: list[TrainingStructure]
         radial = radial_functions(pairs.distance.double(), config.message_radius, _count(network))
         choice = torch.nn.functional.one_hot(s.types[pairs.second], config.num_types).double()
         spread = (choice[:, :, None] * radial[:, None, :]).flatten(1)
-        terms = pair_harmonics(pairs, lmax).double()[:, :, None] * spread[:, None, :]
+        terms = harmonics(pairs.vector, lmax).double()[:, :, None] * spread[:, None, :]
         sums = terms.new_zeros(s.natoms, (lmax + 1) ** 2, size)
         designs.append(sums.index_add(0, pairs.first, terms))
         constant = network.onsite_reference[s.types].double()

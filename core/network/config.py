@@ -60,6 +60,12 @@ class NetworkConfig:
         added to; 0 for none.
     reference_cutoff : float or None
         Radius in Bohr of the off-site reference; None for `cutoff`.
+    version : {1, 2}
+        Published program that the network follows: 1 is `HamGNN_pre` and `HamGNN_pre2`, 2 is
+        `HamGNNConvE3`.
+    legacy_edge_update : bool
+        Version 2: the first layer leaves the features of pairs as they are, as in weights of
+        HamGNN 2.0.
     """
 
     irreps: str
@@ -84,6 +90,8 @@ class NetworkConfig:
     envelope: bool = False
     reference_radial: int = 0
     reference_cutoff: float | None = None
+    version: int = 1
+    legacy_edge_update: bool = False
 
     def __post_init__(self) -> None:
         parse_irreps(self.irreps)

@@ -9,9 +9,9 @@ from e3nn.o3 import Irrep, Irreps, wigner_3j
 from torch import nn
 
 from hamgnn_solve.core.network.config import NetworkConfig
-from hamgnn_solve.core.network.graph import PairGraph
 from hamgnn_solve.core.network.irreps import Features, parse_irreps, sort_key
-from hamgnn_solve.core.network.linear import Linear, RadialPerceptron
+from hamgnn_solve.core.network.linear import Linear
+from hamgnn_solve.core.network.radial import RadialPerceptron
 
 __all__ = ["EdgeProduct"]
 
@@ -50,33 +50,32 @@ class EdgeProduct(nn.Module):
         self.linear_node_dst = Linear(irreps, previous)
         self.fc = RadialPerceptron(config.radial_sizes(numel), config.radial_kinds)
         self.linear_edge = Linear(self.mid, irreps)
-        self.register_buffer("columns", torch.arange(numel), persistent=False)
-
-    def sources(self, features: Features) -> tuple[dict[int, torch.Tensor], ...]:
-        """Return what the neighbour and what the centre of a pair contribute, by entry."""
-        neighbour = self.linear_node_src(features)
-        centre = self.linear_node_dst(features)
-        return dict(enumerate(neighbour)), dict(enumerate(centre))
 
     def forward(
         self,
-        sources: tuple[dict[int, torch.Tensor], ...],
-        pairs: PairGraph,
+        neighbour: Features,
+        centre: Features,
         radial: torch.Tensor,
         kind: torch.Tensor | None,
     ) -> Features:
-        """Return what the product adds to the features of pairs."""
-        neighbour, centre = sources
-        weights = self.fc(radial, kind, self.columns)
+        """Return what the product adds to the features of pairs, in the frame of its arguments.
+
+        Parameters
+        ----------
+        neighbour, centre : Features
+            Results of `linear_node_src` and `linear_node_dst` for the atoms of each pair.
+        radial, kind
+            As for `RadialPerceptron`.
+        """
+        weights = self.fc(radial, kind)
         slots: dict[Irrep, list[torch.Tensor]] = {irrep: [] for _, irrep in self.mid}
         for number, (i, j, mul, mul_prev, start, target) in enumerate(self.paths):
             path = weights[:, start : start + mul * mul_prev].view(-1, mul, mul_prev)
             # Sum over the centre's channels first, then couple with the neighbour's.
-            mixed = torch.einsum("puv,pbv->pbu", path, centre[j].index_select(0, pairs.first))
+            mixed = torch.einsum("puv,pbv->pbu", path, centre[j])
             constants = getattr(self, f"constants_{number}")
             constants = constants * math.sqrt(target.dim / mul_prev)
-            source = neighbour[i].index_select(0, pairs.second)
-            slots[target].append(torch.einsum("abk,pau,pbu->pku", constants, source, mixed))
+            slots[target].append(torch.einsum("abk,pau,pbu->pku", constants, neighbour[i], mixed))
         features: Features = self.linear_edge(
             [torch.cat(slots[irrep], dim=2) for _, irrep in self.mid]
         )

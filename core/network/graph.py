@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-__all__ = ["PairGraph"]
+__all__ = ["CentreBlock", "PairGraph", "centre_blocks"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,47 @@ class PairGraph:
         """Return every pair seen from its neighbour."""
         return PairGraph(self.second, self.first, -self.vector)
 
-    def chunks(self, size: int | None) -> Iterator[PairGraph]:
-        """Yield consecutive parts of at most `size` pairs (all in one part for None)."""
-        step = max(len(self), 1) if size is None else size
-        for start in range(0, max(len(self), 1), step):
-            yield self.select(slice(start, start + step))
+    def to(self, device: torch.device) -> PairGraph:
+        """Return the pairs with their tensors on a device."""
+        return PairGraph(*(x.to(device) for x in (self.first, self.second, self.vector)))
+
+
+@dataclass(frozen=True)
+class CentreBlock:
+    """Consecutive centre atoms with all their pairs.
+
+    Parameters
+    ----------
+    atoms : slice
+        Local indices of the centres.
+    parts : tuple of slice
+        Their pairs, a bounded number in each.
+    """
+
+    atoms: slice
+    parts: tuple[slice, ...]
+
+
+def centre_blocks(
+    first: torch.Tensor, owned: int, atoms: int | None, pairs: int | None
+) -> Iterator[CentreBlock]:
+    """Yield blocks of at most `atoms` centres whose pairs come in parts of at most `pairs`.
+
+    Parameters
+    ----------
+    first : Tensor of int64, shape (P,)
+        Centres of the pairs, ascending.
+    owned : int
+        Number of centres; every one belongs to a block.
+    atoms, pairs : int or None
+        Bounds; None for no bound.
+    """
+    step = max(owned, 1) if atoms is None else atoms
+    for start in range(0, max(owned, 1), step):
+        stop = min(start + step, owned)
+        low, high = torch.searchsorted(first, torch.tensor([start, stop], device=first.device))
+        size = max(int(high - low), 1) if pairs is None else pairs
+        parts = range(int(low), int(high), size)
+        yield CentreBlock(
+            slice(start, stop), tuple(slice(p, min(p + size, int(high))) for p in parts)
+        )

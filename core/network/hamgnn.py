@@ -13,43 +13,46 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
-from e3nn.o3 import Irreps, spherical_harmonics
+from e3nn.o3 import Irreps
+from numpy.typing import NDArray
 from torch import nn
 
+from hamgnn_solve.core.network.axis_kernel import (
+    AxisKernel,
+    PairLinear,
+    PairWeights,
+    can_compile,
+    turn_sums,
+)
 from hamgnn_solve.core.network.config import NetworkConfig
 from hamgnn_solve.core.network.edge_product import EdgeProduct
+from hamgnn_solve.core.network.frame import harmonics, joined, pair_rotations, rotate
 from hamgnn_solve.core.network.graph import PairGraph
-from hamgnn_solve.core.network.irreps import (
-    Features,
-    flatten,
-    parse_irreps,
-    unflatten,
+from hamgnn_solve.core.network.head import OutputResidual
+from hamgnn_solve.core.network.irreps import Features, flatten, parse_irreps, unflatten
+from hamgnn_solve.core.network.linear import Gate, Linear, SelfConnection, gate_irreps
+from hamgnn_solve.core.network.messages import (
+    Messengers,
+    Sums,
+    find_messengers,
+    pair_kinds,
+    sum_messages,
 )
-from hamgnn_solve.core.network.linear import (
-    Gate,
-    Linear,
-    NormActivation,
-    RadialPerceptron,
-    SelfConnection,
-    gate_irreps,
-)
+from hamgnn_solve.core.network.radial import RadialPerceptron, radial_functions
+from hamgnn_solve.core.network.radial_table import tabulate
 from hamgnn_solve.core.network.reference import TwoCentreReference
 from hamgnn_solve.core.network.shells import V1_SIGN_FLIPS, BlockLinear, ShellTable
-from hamgnn_solve.core.network.tensor_product import PairProduct, ProductLinear
+from hamgnn_solve.core.network.tensor_product import PairProduct
 
-__all__ = ["HamiltonianNetwork", "pair_harmonics", "radial_functions"]
+__all__ = ["HamiltonianNetwork", "NodeState"]
 
 
-@dataclass(frozen=True)
-class _Geometry:
-    """What the layers need to know of a chunk of pairs."""
-
-    pairs: PairGraph
-    radial: torch.Tensor
-    kind: torch.Tensor | None
-    coupling: torch.Tensor
+# Bound on the error of tabulated radial weights relative to the largest.
+TABLE_ERROR = 1e-7
 
 
 def _no_exchange(features: torch.Tensor) -> torch.Tensor:
@@ -61,35 +64,11 @@ class _Convolution(nn.Module):
 
     def __init__(self, config: NetworkConfig, irreps: Irreps, product: PairProduct) -> None:
         super().__init__()
-        self.product = product
         target = gate_irreps(irreps)
         self.linear_1 = Linear(irreps, irreps)
         self.fc = RadialPerceptron(config.radial_sizes(product.weight_numel), config.radial_kinds)
-        self.linear_2 = ProductLinear(product, target)
+        self.linear_2 = Linear(product.irreps_mid, target)
         self.sc = SelfConnection(irreps, target, config.attributes or config.num_types)
-
-    def forward(
-        self,
-        features: Features,
-        types: torch.Tensor,
-        table: torch.Tensor | None,
-        owned: int,
-        chunks: Callable[[], Iterator[_Geometry]],
-    ) -> Features:
-        sources = self.product.by_degree(self.linear_1(features))
-        sums: list[torch.Tensor] = []
-        for part in chunks():
-            weights = self.fc(part.radial, part.kind, self.product.columns)
-            gathered = {k: x.index_select(0, part.pairs.second) for k, x in sources.items()}
-            messages = self.product.products(gathered, part.coupling, weights)
-            if not sums:
-                sums = [x.new_zeros(owned, *x.shape[1:]) for x in messages]
-            sums = [
-                total.index_add(0, part.pairs.first, x)
-                for total, x in zip(sums, messages, strict=True)
-            ]
-        own = self.sc([x[:owned] for x in features], types[:owned], table)
-        return [x + y for x, y in zip(self.linear_2(sums), own, strict=True)]
 
 
 class _Interaction(nn.Module):
@@ -104,17 +83,19 @@ class _Interaction(nn.Module):
         self.residual = config.resnet and scalars_first
 
     def forward(
-        self,
-        features: Features,
-        types: torch.Tensor,
-        table: torch.Tensor | None,
-        owned: int,
-        chunks: Callable[[], Iterator[_Geometry]],
-    ) -> Features:
-        update = self.gate(self.conv(features, types, table, owned, chunks))
-        if not self.residual:
-            return update
-        return [x[:owned] + y for x, y in zip(features, update, strict=True)]
+        self, features: Features, types: torch.Tensor, table: torch.Tensor | None, sums: Sums
+    ) -> torch.Tensor:
+        """Return the next flat features of the owned atoms, from those of all local atoms."""
+        result = []
+        for atoms, total in sums(self.conv.linear_1(features)):
+            before = [x[atoms] for x in features]
+            own = self.conv.sc(before, types[atoms], table)
+            messages = self.conv.linear_2(total)
+            update = self.gate([x + y for x, y in zip(messages, own, strict=True)])
+            if self.residual:
+                update = [x + y for x, y in zip(before, update, strict=True)]
+            result.append(flatten(update))
+        return torch.cat(result)
 
 
 class _EdgeFeatures(nn.Module):
@@ -128,39 +109,7 @@ class _EdgeFeatures(nn.Module):
         self.fc = RadialPerceptron(
             config.radial_sizes(self.product.weight_numel), config.radial_kinds
         )
-        self.linear_edge = ProductLinear(self.product, irreps)
-
-    def sources(self, features: Features) -> tuple[dict[int, torch.Tensor], ...]:
-        """Return what the neighbour and what the centre of a pair contribute, by degree."""
-        neighbour = self.product.by_degree(self.linear_node_src(features))
-        centre = self.product.by_degree(self.linear_node_dst(features))
-        return neighbour, centre
-
-    def forward(
-        self, sources: tuple[dict[int, torch.Tensor], ...], geometry: _Geometry
-    ) -> Features:
-        neighbour, centre = sources
-        pairs = geometry.pairs
-        gathered = {
-            degree: x.index_select(0, pairs.second) + centre[degree].index_select(0, pairs.first)
-            for degree, x in neighbour.items()
-        }
-        weights = self.fc(geometry.radial, geometry.kind, self.product.columns)
-        return self.linear_edge(self.product.products(gathered, geometry.coupling, weights))
-
-
-class _OutputResidual(nn.Module):
-    """f <- f + Linear2(act(Linear1 f))."""
-
-    def __init__(self, irreps: Irreps, nonlinearity: str) -> None:
-        super().__init__()
-        self.activation = Gate(irreps) if nonlinearity == "gate" else NormActivation(irreps)
-        self.linear1 = Linear(irreps, self.activation.irreps_in)
-        self.linear2 = Linear(irreps, irreps)
-
-    def forward(self, features: Features) -> Features:
-        update = self.linear2(self.activation(self.linear1(features)))
-        return [x + y for x, y in zip(features, update, strict=True)]
+        self.linear_edge = Linear(self.product.irreps_mid, irreps)
 
 
 class _Mixing(nn.Module):
@@ -205,10 +154,62 @@ class _OutputModule(nn.Module):
     def __init__(self, config: NetworkConfig, irreps: Irreps, table: ShellTable) -> None:
         super().__init__()
         flips = V1_SIGN_FLIPS if config.sign_flips else frozenset()
-        self.onsitenet_residual = _OutputResidual(irreps, config.nonlinearity)
+        self.onsitenet_residual = OutputResidual(irreps, config.nonlinearity)
         self.onsitenet_linear = BlockLinear(irreps, table, flips)
-        self.offsitenet_residual = _OutputResidual(irreps, config.nonlinearity)
+        self.offsitenet_residual = OutputResidual(irreps, config.nonlinearity)
         self.offsitenet_linear = BlockLinear(irreps, table, flips)
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What the convolutions leave behind, from which blocks are read off.
+
+    Parameters
+    ----------
+    types : Tensor of int64, shape (local atoms,)
+        Type of each local atom.
+    pairs : PairGraph
+        Pairs whose first atom is owned.
+    owned : int
+        Number of owned atoms.
+    chunk_size : int or None
+        Number of atoms or pairs worked on at a time.
+    features : Features
+        Output features of all local atoms.
+    sources : tuple of Features
+        What each local atom contributes to the features of pairs: as neighbour, as centre, and
+        the same two for the edge product where there is one.
+    compiled : CompiledPairs or None
+        Set where compiled code makes the features of pairs.
+    """
+
+    types: torch.Tensor
+    pairs: PairGraph
+    owned: int
+    chunk_size: int | None
+    features: Features
+    sources: tuple[Features, ...]
+    compiled: CompiledPairs | None = None
+
+
+@dataclass(frozen=True)
+class CompiledPairs:
+    """What the compiled code needs to make the features of pairs.
+
+    Parameters
+    ----------
+    neighbour, centre : Tensor, shape (local atoms, components)
+        The first two sources, flat.
+    weights : callable
+        Radial weights of the product.
+    linear : PairLinear
+        Product and linear map in one.
+    """
+
+    neighbour: torch.Tensor
+    centre: torch.Tensor
+    weights: PairWeights
+    linear: PairLinear
 
 
 class HamiltonianNetwork(nn.Module):
@@ -253,6 +254,16 @@ class HamiltonianNetwork(nn.Module):
             self.offsite_pairs = TwoCentreReference(*size)
             self.onsite_neighbours = TwoCentreReference(*size)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
+        return self.onsite_reference.dtype
+
+    @property
+    def lmax(self) -> int:
+        """Highest degree of features and shells."""
+        return max(*(irrep.l for _, irrep in self.irreps), len(self.config.shells) - 1)
+
     def forward(
         self, types: torch.Tensor, pairs: PairGraph, reverse: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -272,21 +283,21 @@ class HamiltonianNetwork(nn.Module):
         onsite : Tensor, shape (N, norbitals, norbitals)
         offsite : Tensor, shape (P, norbitals, norbitals)
         """
-        features = self.node_features(types, pairs, len(types))
-        onsite = self.onsite_blocks(features, types, pairs)
-        offsite = self.pair_blocks(self.pair_sources(features), types, pairs)
+        state = self.node_state(types, pairs, reverse, len(types))
+        offsite = self._directed_blocks(state, pairs)
         if self.config.symmetrize:
             offsite = 0.5 * (offsite + offsite.index_select(0, reverse).transpose(1, 2))
-        return onsite, offsite
+        return self.onsite_blocks(state), offsite
 
-    def node_features(
+    def node_state(
         self,
         types: torch.Tensor,
         pairs: PairGraph,
+        reverse: torch.Tensor,  # noqa: ARG002  # version 2 needs it
         owned: int,
         exchange: Callable[[torch.Tensor], torch.Tensor] = _no_exchange,
         chunk_size: int | None = None,
-    ) -> Features:
+    ) -> NodeState:
         """Run the convolutions.
 
         Parameters
@@ -295,6 +306,8 @@ class HamiltonianNetwork(nn.Module):
             Type of each local atom.
         pairs : PairGraph
             Pairs whose first atom is owned.
+        reverse : Tensor of int64, shape (P,)
+            Index of the reverse of each pair, -1 where it is not in the list.
         owned : int
             Number of owned atoms.
         exchange : callable
@@ -305,65 +318,68 @@ class HamiltonianNetwork(nn.Module):
 
         Returns
         -------
-        Features
-            Output node features of all local atoms.
+        NodeState
         """
-        radius = self.config.message_radius
-        messengers = pairs.select(pairs.distance < radius)
         product = self.representation.message_product
-        whole = chunk_size is None or len(messengers) <= chunk_size
-        stored = [self._geometry(messengers, types, product, radius)] if whole else []
-
-        def chunks() -> Iterator[_Geometry]:
-            if stored:
-                return iter(stored)
-            parts = messengers.chunks(chunk_size)
-            return (self._geometry(part, types, product, radius) for part in parts)
-
+        messengers = find_messengers(self.config, types, pairs, owned, self.lmax, self.dtype)
+        kernel = (
+            AxisKernel(product, self.dtype)
+            if can_compile(self.onsite_reference, self.lmax)
+            else None
+        )
         table = self._attributes()
         features = self._embed(types, table)
         for layer in self.representation.convnet:
-            update = layer(features, types, table, owned, chunks)
-            features = unflatten(exchange(flatten(update)), self.irreps)
-        result: Features = self.representation.conv_to_output_node.linear(features)
-        return result
+            sums = partial(self._sums, product, layer.conv.fc, messengers, kernel, chunk_size)
+            update = layer(features, types, table, sums)
+            features = unflatten(exchange(update), self.irreps)
+        features = self.representation.conv_to_output_node.linear(features)
+        sources = self._pair_sources(features)
+        compiled = None if kernel is None else self._compiled_pairs(types, pairs, sources)
+        return NodeState(types, pairs, owned, chunk_size, features, sources, compiled)
 
-    def onsite_blocks(
-        self,
-        features: Features,
-        types: torch.Tensor,
-        pairs: PairGraph,
-        chunk_size: int | None = None,
-    ) -> torch.Tensor:
-        """Return the on-site blocks of owned atoms.
-
-        Parameters
-        ----------
-        features : Features
-            Node features of the owned atoms.
-        types : Tensor of int64, shape (local atoms,)
-            Type of each local atom.
-        pairs : PairGraph
-            Pairs whose first atom is owned.
-        chunk_size : int, optional
-            Number of pairs worked on at a time.
-
-        Returns
-        -------
-        Tensor, shape (owned, norbitals, norbitals)
-        """
+    def onsite_blocks(self, state: NodeState) -> torch.Tensor:
+        """Return the on-site blocks of owned atoms, shape (owned, norbitals, norbitals)."""
         head = self.output_module
-        blocks: torch.Tensor = head.onsitenet_linear(head.onsitenet_residual(features))
-        owned = len(blocks)
-        blocks = blocks + self.onsite_reference.index_select(0, types[:owned])
+        owned = state.owned
+        parts = []
+        step = owned if state.chunk_size is None else state.chunk_size
+        for start in range(0, max(owned, 1), max(step, 1)):
+            part = [x[:owned][start : start + step] for x in state.features]
+            parts.append(head.onsitenet_linear(head.onsitenet_residual(part)))
+        blocks: torch.Tensor = torch.cat(parts)
+        blocks = blocks + self.onsite_reference.index_select(0, state.types[:owned])
         if self.config.reference_radial:
             radius = self.config.message_radius
-            for part in pairs.select(pairs.distance < radius).chunks(chunk_size):
-                terms = self.two_centre_blocks(self.onsite_neighbours, types, part, radius)
-                blocks = blocks.index_add(0, part.first, terms)
+            near = state.pairs.select(state.pairs.distance < radius)
+            for part in _parts(len(near), state.chunk_size):
+                chosen = near.select(part)
+                terms = self.two_centre_blocks(self.onsite_neighbours, state.types, chosen, radius)
+                blocks = blocks.index_add(0, chosen.first, terms)
         if self.config.symmetrize:
             blocks = 0.5 * (blocks + blocks.transpose(1, 2))
         return blocks
+
+    def pair_blocks(
+        self, state: NodeState, chosen: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return blocks of pairs and of their reverses before symmetrisation, (P, n, n) each.
+
+        Parameters
+        ----------
+        state : NodeState
+        chosen : Tensor of int64, shape (P,)
+            Indices of the pairs.
+        """
+        pairs = state.pairs.select(chosen)
+        reverse = pairs.reversed()
+        both = PairGraph(
+            torch.cat([pairs.first, reverse.first]),
+            torch.cat([pairs.second, reverse.second]),
+            torch.cat([pairs.vector, reverse.vector]),
+        )
+        blocks = self._directed_blocks(state, both)
+        return blocks[: len(pairs)], blocks[len(pairs) :]
 
     def two_centre_blocks(
         self, reference: TwoCentreReference, types: torch.Tensor, pairs: PairGraph, radius: float
@@ -371,65 +387,166 @@ class HamiltonianNetwork(nn.Module):
         """Return the terms of a two-centre reference for pairs, shape (P, n, n)."""
         radial = radial_functions(pairs.distance, radius, self.config.reference_radial)
         kind = types[pairs.first] * self.config.num_types + types[pairs.second]
-        harmonics = pair_harmonics(pairs, 2 * len(self.config.shells) - 2)
-        blocks: torch.Tensor = reference(radial, kind, harmonics)
+        directions = harmonics(pairs.vector, 2 * len(self.config.shells) - 2)
+        blocks: torch.Tensor = reference(radial.to(self.dtype), kind, directions.to(self.dtype))
         return blocks
 
-    def pair_sources(self, features: Features) -> tuple[tuple[dict[int, torch.Tensor], ...], ...]:
+    def _pair_sources(self, features: Features) -> tuple[Features, ...]:
         """Return what each local atom contributes to the features of its pairs."""
         edge = self.representation.conv_to_output_edge
-        sources: tuple[dict[int, torch.Tensor], ...] = edge.sources(features)
-        if self.config.edge_tp_irreps is None:
-            return (sources,)
-        return sources, self.representation.conv_to_output_edge_tp.sources(features)
+        sources = [edge.linear_node_src(features), edge.linear_node_dst(features)]
+        if self.config.edge_tp_irreps is not None:
+            tp = self.representation.conv_to_output_edge_tp
+            sources += [tp.linear_node_src(features), tp.linear_node_dst(features)]
+        return tuple(sources)
 
-    def pair_blocks(
-        self,
-        sources: tuple[tuple[dict[int, torch.Tensor], ...], ...],
-        types: torch.Tensor,
-        pairs: PairGraph,
-    ) -> torch.Tensor:
-        """Return the blocks of pairs before symmetrisation, shape (P, n, n).
-
-        Parameters
-        ----------
-        sources : tuple
-            Result of `pair_sources`.
-        types : Tensor of int64, shape (local atoms,)
-            Type of each local atom.
-        pairs : PairGraph
-            Any pairs of local atoms.
-        """
-        blocks = self._network_blocks(sources, types, pairs)
-        if self.config.reference_radial:
-            blocks = blocks + self.two_centre_blocks(
-                self.offsite_pairs, types, pairs, self.config.reference_radius
-            )
-        if self.config.envelope:
-            blocks = blocks * self.envelope(types, pairs)
-        return blocks
-
-    def _network_blocks(
-        self,
-        sources: tuple[tuple[dict[int, torch.Tensor], ...], ...],
-        types: torch.Tensor,
-        pairs: PairGraph,
-    ) -> torch.Tensor:
+    def _directed_blocks(self, state: NodeState, pairs: PairGraph) -> torch.Tensor:
         # Beyond the cutoff all radial weights vanish, and with them the edge features.
         near = torch.nonzero(pairs.distance < self.config.cutoff).flatten()
-        pairs_near = pairs.select(near)
-        representation = self.representation
-        edge = representation.conv_to_output_edge
-        geometry = self._geometry(pairs_near, types, edge.product, self.config.cutoff)
-        features = edge(sources[0], geometry)
-        if self.config.edge_tp_irreps is not None:
-            extra = representation.conv_to_output_edge_tp(
-                sources[1], pairs_near, geometry.radial, geometry.kind
+        within = self._network_blocks(state, pairs.select(near))
+        blocks = within.new_zeros(len(pairs), *within.shape[1:]).index_copy(0, near, within)
+        if self.config.reference_radial:
+            blocks = blocks + self.two_centre_blocks(
+                self.offsite_pairs, state.types, pairs, self.config.reference_radius
             )
-            features = [x + y for x, y in zip(features, extra, strict=True)]
+        if self.config.envelope:
+            blocks = blocks * self.envelope(state.types, pairs)
+        return blocks
+
+    def _network_blocks(self, state: NodeState, pairs: PairGraph) -> torch.Tensor:
+        """Return what the network itself says of pairs, worked out in their frames."""
         head = self.output_module
-        blocks: torch.Tensor = head.offsitenet_linear(head.offsitenet_residual(features))
-        return blocks.new_zeros(len(pairs), *blocks.shape[1:]).index_copy(0, near, blocks)
+        rotations = pair_rotations(pairs.vector, self.lmax, self.dtype)
+        if state.compiled is None:
+            features = self._product_features(state, pairs, rotations)
+        else:
+            features = self._compiled_features(state.compiled, state.types, pairs, rotations)
+        if self.config.edge_tp_irreps is not None:
+            more = self._edge_product_features(state, pairs, rotations)
+            features = [x + y for x, y in zip(features, more, strict=True)]
+        blocks = head.offsitenet_linear(head.offsitenet_residual(features))
+        return self.table.rotate_back(blocks, rotations)
+
+    def _product_features(
+        self, state: NodeState, pairs: PairGraph, rotations: list[torch.Tensor]
+    ) -> Features:
+        """Return the features of pairs that come from the product with the harmonics."""
+        edge = self.representation.conv_to_output_edge
+        neighbour = _turned(state.sources[0], pairs.second, self.irreps, rotations)
+        centre = _turned(state.sources[1], pairs.first, self.irreps, rotations)
+        sums = [x + y for x, y in zip(neighbour, centre, strict=True)]
+        kind = pair_kinds(self.config, state.types, pairs)
+        weights = edge.fc(self._radial(pairs.distance), kind, edge.product.columns)
+        features: Features = edge.linear_edge(edge.product(sums, weights))
+        return features
+
+    def _compiled_features(
+        self,
+        compiled: CompiledPairs,
+        types: torch.Tensor,
+        pairs: PairGraph,
+        rotations: list[torch.Tensor],
+    ) -> Features:
+        """Return the same as `_product_features`."""
+        turned = turn_sums(
+            self.irreps, compiled.neighbour, compiled.centre, pairs, joined(rotations)
+        )
+        kind = pair_kinds(self.config, types, pairs)
+        weights = compiled.weights(
+            pairs.distance.double().numpy(), None if kind is None else kind.numpy()
+        )
+        return compiled.linear(turned, weights)
+
+    def _edge_product_features(
+        self, state: NodeState, pairs: PairGraph, rotations: list[torch.Tensor]
+    ) -> Features:
+        """Return the features of pairs that come from the product of their atoms."""
+        previous = parse_irreps(str(self.config.edge_tp_irreps))
+        features: Features = self.representation.conv_to_output_edge_tp(
+            _turned(state.sources[2], pairs.second, self.irreps, rotations),
+            _turned(state.sources[3], pairs.first, previous, rotations),
+            self._radial(pairs.distance),
+            pair_kinds(self.config, state.types, pairs),
+        )
+        return features
+
+    def _radial(self, distance: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        functions = radial_functions(
+            distance, config.cutoff, config.num_radial, config.cutoff_power
+        )
+        return functions.to(self.dtype)
+
+    def _compiled_pairs(
+        self, types: torch.Tensor, pairs: PairGraph, sources: tuple[Features, ...]
+    ) -> CompiledPairs:
+        edge = self.representation.conv_to_output_edge
+        near = pairs.select(pairs.distance < self.config.cutoff)
+        # Blocks of reverse pairs are made too.
+        kind = pair_kinds(self.config, types, near)
+        if kind is not None:
+            kind = torch.cat([kind, pair_kinds(self.config, types, near.reversed())])
+        weights = self._pair_weights(edge.fc, edge.product, self.config.cutoff, near.distance, kind)
+        kernel = AxisKernel(edge.product, self.dtype)
+        linear = PairLinear(kernel, edge.linear_edge, self.irreps)
+        return CompiledPairs(flatten(sources[0]), flatten(sources[1]), weights, linear)
+
+    def _pair_weights(
+        self,
+        perceptron: RadialPerceptron,
+        product: PairProduct,
+        cutoff: float,
+        distance: torch.Tensor,
+        kind: torch.Tensor | None,
+    ) -> PairWeights:
+        """Return the function of distance that gives the weights of a product.
+
+        Single precision interpolates in a table; double precision takes the perceptron itself.
+        """
+        config = self.config
+
+        def radial(r: torch.Tensor) -> torch.Tensor:
+            return radial_functions(r, cutoff, config.num_radial, config.cutoff_power, ends=False)
+
+        def exact(
+            distance_p: NDArray[np.float64], kind_p: NDArray[np.int64] | None
+        ) -> NDArray[np.floating]:
+            which = None if kind_p is None else torch.from_numpy(kind_p)
+            values: NDArray[np.floating] = perceptron(
+                radial(torch.from_numpy(distance_p)), which, product.columns
+            ).numpy()
+            return values
+
+        if self.dtype == torch.float64 or len(distance) == 0:
+            return exact
+        return tabulate(
+            perceptron,
+            product.columns,
+            radial,
+            (float(distance.min()), float(distance.max())),
+            None if kind is None else torch.unique(kind).numpy(),
+            TABLE_ERROR,
+        ).weights
+
+    def _sums(
+        self,
+        product: PairProduct,
+        perceptron: RadialPerceptron,
+        messengers: Messengers,
+        kernel: AxisKernel | None,
+        chunk_size: int | None,
+        sources: Features,
+    ) -> Iterator[tuple[slice, Features]]:
+        if kernel is None:
+            return sum_messages(self.config, product, perceptron, messengers, sources, chunk_size)
+        weights = self._pair_weights(
+            perceptron,
+            product,
+            self.config.message_radius,
+            messengers.pairs.distance,
+            messengers.kind,
+        )
+        return kernel.sum_messages(weights, messengers, sources, chunk_size)
 
     def envelope(self, types: torch.Tensor, pairs: PairGraph) -> torch.Tensor:
         """Return the squared cosine envelope of each orbital pair, shape (P, n, n)."""
@@ -439,7 +556,7 @@ class HamiltonianNetwork(nn.Module):
         fraction = pairs.distance[:, None, None] / (rows[:, :, None] + columns[:, None, :])
         inside = present & (fraction < 1.0)
         envelope = 0.5 * (torch.cos(math.pi * fraction) + 1.0)
-        return torch.where(inside, envelope**2, torch.zeros_like(envelope))
+        return torch.where(inside, envelope**2, torch.zeros_like(envelope)).to(self.dtype)
 
     def _attributes(self) -> torch.Tensor | None:
         if self.config.attributes is None:
@@ -461,40 +578,19 @@ class HamiltonianNetwork(nn.Module):
         result: Features = linear([table[types][:, None, :]])
         return result
 
-    def _geometry(
-        self, pairs: PairGraph, types: torch.Tensor, product: PairProduct, cutoff: float
-    ) -> _Geometry:
-        harmonics = pair_harmonics(pairs, self.config.lmax)
-        kind = None
-        if self.config.pair_radial:
-            kind = types[pairs.first] * self.config.num_types + types[pairs.second]
-        radial = radial_functions(
-            pairs.distance, cutoff, self.config.num_radial, self.config.cutoff_power
-        )
-        return _Geometry(pairs, radial, kind, product.coupling(harmonics))
+
+def _turned(
+    features: Features, atoms: torch.Tensor, irreps: Irreps, rotations: list[torch.Tensor]
+) -> Features:
+    """Return the features of pairs' atoms in the frames of the pairs."""
+    return [
+        rotate(rotations[irrep.l], x.index_select(0, atoms))
+        for x, (_, irrep) in zip(features, irreps, strict=True)
+    ]
 
 
-def pair_harmonics(pairs: PairGraph, lmax: int) -> torch.Tensor:
-    """Return Y_lm of the pairs' directions, l = 0..lmax, sum_m Y^2 = 2l + 1, (P, (lmax+1)^2)."""
-    # e3nn's polar axis is its second: fed (y, z, x), its m = -l..l are those of polar z.
-    harmonics: torch.Tensor = spherical_harmonics(
-        list(range(lmax + 1)),
-        pairs.vector[:, [1, 2, 0]],
-        normalize=True,
-        normalization="component",
-    )
-    return harmonics
-
-
-def radial_functions(
-    distance: torch.Tensor, cutoff: float, number: int, power: int = 2
-) -> torch.Tensor:
-    """Return sin(n pi r / rc) / r times a power of the cosine envelope, n = 1..number, (P, number).
-
-    The published program has the envelope twice (power 2).
-    """
-    order = torch.arange(1, number + 1, dtype=distance.dtype, device=distance.device)
-    envelope = 0.5 * (torch.cos(math.pi * distance / cutoff) + 1.0)
-    envelope = torch.where(distance < cutoff, envelope, torch.zeros_like(envelope))
-    waves = torch.sin(order * (math.pi / cutoff) * distance[:, None]) / distance[:, None]
-    return waves * (envelope**power)[:, None]
+def _parts(count: int, size: int | None) -> Iterator[slice]:
+    """Yield consecutive slices of at most `size` (one for None)."""
+    step = max(count, 1) if size is None else size
+    for start in range(0, max(count, 1), step):
+        yield slice(start, start + step)

@@ -1,8 +1,7 @@
-"""Linear maps, the radial perceptron and the nonlinearities of HamGNN V1."""
+"""Linear maps and nonlinearities of features."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import torch
@@ -10,25 +9,12 @@ from e3nn.o3 import Irrep, Irreps
 from torch import nn
 
 from hamgnn_solve.core.network.irreps import Features, sort_key
+from hamgnn_solve.core.network.radial import SSP_MOMENT, shifted_softplus
 
-__all__ = [
-    "Gate",
-    "Linear",
-    "NormActivation",
-    "RadialPerceptron",
-    "SelfConnection",
-    "gate_irreps",
-    "shifted_softplus",
-]
+__all__ = ["Gate", "Linear", "NormActivation", "SelfConnection", "gate_irreps"]
 
-# Factors that give the activations unit second moment for normal input.
-SSP_MOMENT = 1.878204668541552
+# Gives tanh unit second moment for normal input.
 TANH_MOMENT = 1.5937334472592695
-
-
-def shifted_softplus(x: torch.Tensor) -> torch.Tensor:
-    """Return ln(1 + exp x) - ln 2."""
-    return nn.functional.softplus(x) - math.log(2.0)
 
 
 class Linear(nn.Module):
@@ -113,68 +99,6 @@ class SelfConnection(nn.Module):
             x if x is not None else features[0].new_zeros(count, dim, mul)
             for x, (mul, dim) in zip(result, self.out, strict=True)
         ]
-
-
-class RadialPerceptron(nn.Module):
-    """Perceptron from radial functions to tensor-product weights, hidden activation ssp.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        Widths: inputs, hidden layers, outputs.
-    kinds : int
-        Number of different first layers, one for each ordered pair of elements; 1 is V1 as
-        published, where the weights depend on the distance alone.
-    """
-
-    def __init__(self, sizes: list[int], kinds: int = 1) -> None:
-        super().__init__()
-        self.kinds = kinds
-        self.inputs = sizes[0]
-        shapes = list(itertools.pairwise(sizes))
-        shapes[0] = (kinds * shapes[0][0], shapes[0][1])
-        for number, shape in enumerate(shapes):
-            layer = nn.Module()
-            layer.register_parameter("weight", nn.Parameter(torch.randn(*shape)))
-            self.add_module(f"layer{number}", layer)
-        self.depth = len(shapes)
-
-    def layer(self, number: int) -> torch.Tensor:
-        """Return the weight matrix of one layer."""
-        return self.get_parameter(f"layer{number}.weight")
-
-    def forward(
-        self, radial: torch.Tensor, kind: torch.Tensor | None, columns: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the output columns asked for; a column index past the last gives zero.
-
-        Parameters
-        ----------
-        radial : Tensor, shape (P, inputs)
-            Radial functions of each pair.
-        kind : Tensor of int64, shape (P,), or None
-            Kind of each pair, needed when there are several.
-        columns : Tensor of int64, shape (C,)
-            Which outputs are wanted, in which order.
-
-        Returns
-        -------
-        Tensor, shape (P, C)
-        """
-        x = radial
-        if self.kinds > 1:
-            if kind is None:
-                raise ValueError("a perceptron of several kinds needs the kind of each pair")
-            choice = nn.functional.one_hot(kind, self.kinds).to(radial.dtype)
-            x = (choice[:, :, None] * radial[:, None, :]).flatten(1)
-        fan_in = self.inputs
-        for number in range(self.depth - 1):
-            weight = self.layer(number)
-            x = SSP_MOMENT * shifted_softplus(x @ weight / math.sqrt(fan_in))
-            fan_in = weight.shape[1]
-        last = self.layer(self.depth - 1) / math.sqrt(fan_in)
-        padded = torch.cat([last, last.new_zeros(fan_in, 1)], dim=1)
-        return x @ padded.t().index_select(0, columns).t()
 
 
 def gate_irreps(irreps: Irreps) -> Irreps:

@@ -10,7 +10,7 @@ from hamgnn_solve.core.domain import Domain
 from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.network.graph import PairGraph
 from hamgnn_solve.core.operator import BlockOperator
-from hamgnn_solve.core.pairs import PairList, join_pairs, onsite_pairs
+from hamgnn_solve.core.pairs import join_pairs, onsite_pairs
 
 __all__ = ["predict"]
 
@@ -45,38 +45,40 @@ def predict(model: Model, domain: Domain, chunk_size: int = CHUNK_PAIRS) -> Bloc
     network = model.network
     pairs = domain.pairs
     types_i = model.types_i(domain.structure)
-    types = torch.from_numpy(types_i[domain.local])
-    owned = len(domain.owned)
     operator, onsite_q, offsite_q = _empty_operator(domain)
+    reverse_p = pairs.position_of(pairs.reversed())
+    # Of a pair and its reverse in this domain the earlier one does the work for both.
+    working = np.flatnonzero((reverse_p < 0) | (reverse_p >= np.arange(len(pairs))))
     with torch.inference_mode():
-        whole = _graph(network, domain, pairs)
-        features = network.node_features(types, whole, owned, domain.exchange, chunk_size)
-        onsite = network.onsite_blocks([x[:owned] for x in features], types, whole, chunk_size)
-        _write(operator, model, types_i, onsite_q, onsite)
-        sources = network.pair_sources(features)
-        reverse_p = pairs.position_of(pairs.reversed())
-        # Of a pair and its reverse in this domain the earlier one does the work for both.
-        working = np.flatnonzero((reverse_p < 0) | (reverse_p >= np.arange(len(pairs))))
-        for start in range(0, len(working), max(chunk_size // 2, 1)):
-            chosen = working[start : start + max(chunk_size // 2, 1)]
-            graph = _graph(network, domain, pairs.select(chosen))
-            forward = network.pair_blocks(sources, types, graph)
-            backward = network.pair_blocks(sources, types, graph.reversed()).transpose(1, 2)
-            inside = reverse_p[chosen] >= 0
+        state = network.node_state(
+            torch.from_numpy(types_i[domain.local]),
+            _graph(domain),
+            torch.from_numpy(reverse_p),
+            len(domain.owned),
+            domain.exchange,
+            chunk_size,
+        )
+        _write(operator, model, types_i, onsite_q, network.onsite_blocks(state))
+        step = max(chunk_size // 2, 1)
+        for start in range(0, len(working), step):
+            chosen = working[start : start + step]
+            forward, backward = network.pair_blocks(state, torch.from_numpy(chosen))
             if network.config.symmetrize:
-                forward = backward = 0.5 * (forward + backward)
+                forward = 0.5 * (forward + backward.transpose(1, 2))
+                backward = forward.transpose(1, 2)
+            inside = reverse_p[chosen] >= 0
             _write(operator, model, types_i, offsite_q[chosen], forward)
-            mirrored = backward[torch.from_numpy(inside)].transpose(1, 2)
+            mirrored = backward[torch.from_numpy(inside)]
             _write(operator, model, types_i, offsite_q[reverse_p[chosen[inside]]], mirrored)
     return operator
 
 
-def _graph(network: torch.nn.Module, domain: Domain, pairs: PairList) -> PairGraph:
-    dtype = next(network.parameters()).dtype
+def _graph(domain: Domain) -> PairGraph:
+    pairs = domain.pairs
     return PairGraph(
         torch.from_numpy(domain.local_index(pairs.first_p)),
         torch.from_numpy(domain.local_index(pairs.second_p)),
-        torch.from_numpy(pairs.vector_pc).to(dtype),
+        torch.from_numpy(pairs.vector_pc),
     )
 
 

@@ -92,6 +92,28 @@ class ShellTable:
             used[degree] += 1
         return np.array(places, dtype=np.int64)
 
+    def rotate_back(self, blocks: torch.Tensor, rotations: list[torch.Tensor]) -> torch.Tensor:
+        """Turn blocks (P, norbitals, norbitals) out of the frames of their pairs.
+
+        Parameters
+        ----------
+        blocks : Tensor
+            Blocks between orbitals whose polar axis is the pair.
+        rotations : list of Tensor, shape (P, 2l + 1, 2l + 1)
+            Rotations into the frames (`pair_rotations`).
+        """
+        # Rows, then columns: each pass leaves the block transposed.
+        for _ in range(2):
+            pieces = []
+            widths = [(2 * degree + 1) * count for degree, count in enumerate(self.counts)]
+            for degree, piece in enumerate(torch.split(blocks, widths, dim=1)):
+                shape = piece.shape
+                shells = piece.reshape(shape[0], self.counts[degree], 2 * degree + 1, -1)
+                turned = rotations[degree].transpose(1, 2)[:, None] @ shells
+                pieces.append(turned.reshape(shape) if degree else piece)
+            blocks = torch.cat(pieces, dim=1).transpose(1, 2)
+        return blocks
+
     @cached_property
     def openmx_slots(self) -> NDArray[np.int64]:
         """Place in the table of each orbital in OpenMX's order, shape (norbitals,)."""
