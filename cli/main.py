@@ -71,6 +71,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="bands to solve at each k-point, half below the Fermi level (default: %(default)s)",
     )
     parser.add_argument(
+        "--memory-per-rank",
+        metavar="SIZE",
+        help="memory a rank may use for the network, 4GB say (default: its share of what is free)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default=SolveOptions.device,
+        help="where the network runs (default: %(default)s)",
+    )
+    parser.add_argument(
         "--petsc", metavar="OPTIONS", default="", help="options handed to PETSc and SLEPc"
     )
     parser.add_argument("--quiet", action="store_true", help="print only the final summary")
@@ -103,6 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
             kpoints=parsed.kpoints,
             path_spacing=parsed.path_spacing,
             bands=parsed.bands,
+            memory_per_rank=parsed.memory_per_rank,
+            device=parsed.device,
             petsc=parsed.petsc,
             quiet=parsed.quiet,
             command=" ".join(["hamgnn-solve", *(arguments or sys.argv[1:])]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ class SolveOptions:
     Raises
     ------
     InputError
-        For a number of bands below 2 or a spacing that is not positive.
+        For a number of bands below 2, a spacing that is not positive, a memory that is no size.
     """
 
     structure: str
@@ -27,6 +28,8 @@ class SolveOptions:
     kpoints: str | None = None
     path_spacing: float = 0.04
     bands: int = 40
+    memory_per_rank: str | None = None
+    device: str = "cpu"
     petsc: str = ""
     quiet: bool = False
     command: str = ""
@@ -36,6 +39,21 @@ class SolveOptions:
             raise InputError(f"--bands {self.bands} is too few; ask for at least 2.")
         if not self.path_spacing > 0:
             raise InputError(f"--path-spacing {self.path_spacing} must be a positive number.")
+        if self.device not in ("cpu", "cuda"):
+            raise InputError(f"--device {self.device} is unknown; choose cpu or cuda.")
+        _ = self.memory_bytes
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """Bytes of --memory-per-rank; None when it was not given."""
+        if self.memory_per_rank is None:
+            return None
+        match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([MG])i?B?", self.memory_per_rank.strip(), re.I)
+        if match is None or not float(match[1]) > 0:
+            raise InputError(
+                f"--memory-per-rank {self.memory_per_rank} is not a size; write 4GB or 500MB."
+            )
+        return float(match[1]) * {"M": 1e6, "G": 1e9}[match[2].upper()]
 
     @property
     def run_folder(self) -> Path:

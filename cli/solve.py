@@ -21,13 +21,14 @@ from hamgnn_solve.core.integrals.overlap import overlap
 from hamgnn_solve.core.io.results import summarise, write_results, write_summary
 from hamgnn_solve.core.io.structure import read_structure
 from hamgnn_solve.core.model import Model, find_model
-from hamgnn_solve.core.network.predict import predict
+from hamgnn_solve.core.network.predict import fitting_chunk, predict
 from hamgnn_solve.core.observables.band_path import BandPath, band_path, listed_kpoints
 from hamgnn_solve.core.observables.band_plot import plot_bands
 from hamgnn_solve.core.spectrum import Spectrum
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.parallel.domain import distributed_domain
 from hamgnn_solve.parallel.faults import agreed
+from hamgnn_solve.parallel.memory import memory_per_rank
 from hamgnn_solve.parallel.partition import partition_atoms
 from hamgnn_solve.parallel.rows import OrbitalRows
 from hamgnn_solve.solver.bands import solve_bands
@@ -63,6 +64,8 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         structure = read_structure(options.structure)
         model = find_model(options.model)
         model.check_covers(structure)
+        model.basis.check_radial_functions()
+        device = _device(options.device, comm)
         path = _requested_path(options, structure)
         if comm.rank == 0:
             _prepare_folder(options.run_folder)
@@ -79,8 +82,13 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
     with stages.stage("overlap"):
         s_operator = overlap(structure, basis, domain.owned)
     stages.say(f"overlap: {_largest(len(s_operator.pairs), comm)} blocks on the fullest rank")
+    memory = memory_per_rank(comm) if options.memory_bytes is None else options.memory_bytes
     with stages.stage("network"):
-        h_operator = predict(model, domain)
+        model.network.to(device)
+        with agreed(comm), torch.inference_mode():
+            chunk_size = fitting_chunk(model, domain, memory, device)
+        h_operator = predict(model, domain, chunk_size, device)
+        model.network.cpu()
     stages.say("Hamiltonian predicted")
     with stages.stage("pencil"):
         rows = OrbitalRows(owner_i, norb_i, comm.size, comm.rank)
@@ -106,6 +114,19 @@ def _requested_path(options: SolveOptions, structure: Structure) -> BandPath:
     if options.kpoints is not None:
         return listed_kpoints(options.kpoints)
     return band_path(structure, options.kpath, options.path_spacing)
+
+
+def _device(name: str, comm: MPI.Intracomm) -> torch.device:
+    """Return where a rank runs the network; the ranks take the GPUs of their machine in turn."""
+    if name == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise InputError(
+            "--device cuda: this machine, or this build of torch, has no CUDA device; "
+            "leave the option out."
+        )
+    return torch.device("cuda", comm.rank % count)
 
 
 def _prepare_folder(folder: Path) -> None:

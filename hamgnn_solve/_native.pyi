@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,5 +39,42 @@ def add_separable(
     target_key: NDArray[np.int64],
     target_offset: NDArray[np.int64],
     target: NDArray[np.float64],
+    /,
+) -> None: ...
+def add_messages(
+    entries: NDArray[np.int64],
+    couplings: NDArray[np.int64],
+    coefficients: NDArray[Any],
+    sources: NDArray[Any],
+    rotations: NDArray[Any],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    weights: NDArray[Any],
+    sums: list[NDArray[Any]],
+    /,
+) -> None: ...
+def turn_sums(
+    entries: NDArray[np.int64],
+    one: NDArray[Any],
+    one_atom: NDArray[np.int64],
+    other: NDArray[Any],
+    other_atom: NDArray[np.int64],
+    rotations: NDArray[Any],
+    out: NDArray[Any],
+    /,
+) -> None: ...
+def axis_components(
+    couplings: NDArray[np.int64],
+    features: NDArray[Any],
+    weights: NDArray[Any],
+    m: int,
+    out: NDArray[Any],
+    /,
+) -> None: ...
+def spline_values(
+    coefficients: NDArray[Any],
+    first: NDArray[np.int64],
+    place: NDArray[np.float64],
+    out: NDArray[Any],
     /,
 ) -> None: ...

@@ -4,9 +4,7 @@
 // Channels are the innermost index everywhere, so that one vector register holds the same
 // component of several channels.
 
-#include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include <nanobind/nanobind.h>
@@ -397,18 +395,38 @@ struct Blend {
     }
 };
 
-// Values of uniform quintic splines; shares[p] are the values of the six B-splines at pair p.
+// The six quintic B-splines of the mesh points -2..3 at t in [0, 1), e.g. C. de Boor, A Practical
+// Guide to Splines.
+template <class T>
+INLINE void quintic_shares(double t, T *shares) {
+    for (int i = 0; i < 6; ++i) {
+        const double x = t - (i - 2) < 0 ? (i - 2) - t : t - (i - 2);
+        double value;
+        if (x < 1)
+            value = 66 - x * x * (60 - x * x * (30 - 10 * x));
+        else if (x < 2)
+            value = 51 + x * (75 - x * (210 - x * (150 - x * (45 - 5 * x))));
+        else
+            value = (3 - x) * (3 - x) * (3 - x) * (3 - x) * (3 - x);
+        shares[i] = T(value / 120);
+    }
+}
+
+// Values of uniform quintic splines at places counted in mesh points.
 template <class T>
 struct Splines {
-    const T *coefficients, *shares;
-    const Index *row;
+    const T *coefficients;
+    const Index *first;
+    const double *place;
     Index npairs, width;
     T *out;
 
     INLINE void evaluate() const {
         for (Index p = 0; p < npairs; ++p) {
-            Blend<T, 5> blend{coefficients + row[p] * width, width, {}, out + p * width};
-            std::memcpy(blend.share, shares + 6 * p, sizeof blend.share);
+            const Index left = Index(place[p]);
+            Blend<T, 5> blend{coefficients + (first[p] + left - 2) * width, width, {},
+                              out + p * width};
+            quintic_shares(place[p] - left, blend.share);
             for_channels<T>(width, blend);
         }
     }
@@ -418,9 +436,12 @@ FOR_EACH_CPU void run(const Splines<float> &splines) { splines.evaluate(); }
 FOR_EACH_CPU void run(const Splines<double> &splines) { splines.evaluate(); }
 
 template <class T>
-void spline_values(Matrix<T> coefficients, Indices row, Matrix<T> shares, Output<T> out) {
-    const Splines<T> splines{coefficients.data(),      shares.data(), row.data(),
-                             Index(row.shape(0)),      Index(coefficients.shape(1)),
+void spline_values(Matrix<T> coefficients, Indices first, List<double> place, Output<T> out) {
+    const Splines<T> splines{coefficients.data(),
+                             first.data(),
+                             place.data(),
+                             Index(first.shape(0)),
+                             Index(coefficients.shape(1)),
                              out.data()};
     nb::gil_scoped_release release;
     run(splines);

@@ -14,16 +14,19 @@ from hamgnn_solve.core.units import ANGSTROM_PER_BOHR
 
 __all__ = ["partition_atoms"]
 
-LINK_RADIUS = 2.75 / ANGSTROM_PER_BOHR  # atoms closer than twice this may be linked
-MAX_LINKS = 12
+LINK_RADIUS = 3.75 / ANGSTROM_PER_BOHR  # atoms closer than twice this may be linked
+MAX_LINKS = 32
 
 
 def partition_atoms(
-    structure: Structure, reach_i: NDArray[np.float64], comm: MPI.Intracomm
+    structure: Structure,
+    reach_i: NDArray[np.float64],
+    comm: MPI.Intracomm,
+    ndomains: int | None = None,
 ) -> NDArray[np.int64]:
     """Divide the atoms into compact domains of equal work with METIS. Collective.
 
-    The graph links each atom to at most twelve nearest neighbours, so it stays small (O(N));
+    The graph links each atom to at most 32 nearest neighbours, so it stays small (O(N));
     an atom weighs as many pairs as it has within orbital range. Each rank counts the pairs of a
     slice of the atoms, and rank 0 partitions.
 
@@ -34,7 +37,10 @@ def partition_atoms(
     reach_i : ndarray, shape (N,)
         Orbital cutoff of each atom in Bohr.
     comm : mpi4py communicator
-        One domain is made for each of its ranks.
+        Its ranks share the counting.
+    ndomains : int, optional
+        Number of domains; one for each rank by default. The domains do not depend on how many
+        ranks count.
 
     Returns
     -------
@@ -44,21 +50,22 @@ def partition_atoms(
     Raises
     ------
     InputError
-        For more ranks than atoms.
+        For more domains than atoms.
     """
-    if comm.size > structure.natoms:
+    ndomains = comm.size if ndomains is None else ndomains
+    if ndomains > structure.natoms:
         raise InputError(
-            f"{comm.size} ranks for {structure.natoms} atoms leave some without work; "
+            f"{ndomains} ranks for {structure.natoms} atoms leave some without work; "
             f"start at most {structure.natoms} ranks."
         )
-    if comm.size == 1:
+    if ndomains == 1:
         return np.zeros(structure.natoms, dtype=np.int64)
     mine = np.array_split(np.arange(structure.natoms), comm.size)[comm.rank]
     weight_i = np.concatenate(comm.allgather(_pair_counts(structure, reach_i, mine)))
     links = comm.gather(_nearest_links(structure, mine))
     owner_i = None
     if comm.rank == 0 and links is not None:
-        owner_i = _metis(np.concatenate(links), weight_i, comm.size)
+        owner_i = _metis(np.concatenate(links), weight_i, ndomains)
     return np.asarray(comm.bcast(owner_i), dtype=np.int64)
 
 

@@ -25,19 +25,21 @@ def fit_reference(model: Model, structures: list[TrainingStructure]) -> None:
     isotropic part; the two-centre coefficients follow by ridge regression.
     """
     network = model.network
-    _set_orbital_cutoffs(model)
+    if not isinstance(network, HamiltonianNetwork):
+        raise ValueError("only networks of version 1 have reference blocks")
+    _set_orbital_cutoffs(model, network)
     _set_onsite_constants(network, structures)
     if network.config.reference_radial:
         _fit_offsite(network, structures)
         _fit_onsite(network, structures)
 
 
-def _set_orbital_cutoffs(model: Model) -> None:
+def _set_orbital_cutoffs(model: Model, network: HamiltonianNetwork) -> None:
     for t, symbol in enumerate(model.elements):
         shells = model.basis.species[symbol].shells
         cutoffs = [shell.cutoff for shell in shells for _ in range(2 * shell.l + 1)]
         slots = torch.from_numpy(model.slots[t])
-        model.network.orbital_cutoff[t, slots] = torch.tensor(cutoffs)
+        network.orbital_cutoff[t, slots] = torch.tensor(cutoffs)
 
 
 def _set_onsite_constants(network: HamiltonianNetwork, structures: list[TrainingStructure]) -> None:

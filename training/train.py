@@ -24,6 +24,7 @@ import yaml
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.model import Model, load_model, save_model
+from hamgnn_solve.core.network.build import Network
 from hamgnn_solve.core.network.config import NetworkConfig
 from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork
 from hamgnn_solve.training.dataset import TrainingStructure, read_labels
@@ -356,7 +357,7 @@ class _Run:
         self.gradient_norm = state["gradient_norm"]
 
 
-def _all_blocks(network: HamiltonianNetwork, structure: TrainingStructure) -> torch.Tensor:
+def _all_blocks(network: Network, structure: TrainingStructure) -> torch.Tensor:
     return torch.cat(network(structure.types, structure.pairs, structure.reverse))
 
 

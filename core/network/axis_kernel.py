@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,14 +74,15 @@ class AxisKernel:
         self.entries = entry_table(product.irreps_in)
         starts = self.entries[:, 2]
         self.places: dict[Coupling, _Place] = {}
-        rows, coefficients = [], []
+        rows = []
+        coefficients: list[torch.Tensor] = []
         weight = 0
         for target, couplings in enumerate(product.couplings):
             for c in couplings:
                 place = _Place(int(starts[c.entry]), weight + c.column)
                 self.places[c] = place
                 rows.append(
-                    _coupling_row(c, place, target, c.column, sum(len(x) for x in coefficients))
+                    _coupling_row(c, place, target, c.column, sum(x.numel() for x in coefficients))
                 )
                 coefficients.append(positive_coefficients(c).flatten())
             weight += product.irreps_mid[target].mul
@@ -163,6 +165,7 @@ class PairLinear:
             matrix = linear.matrix(match)
             for m in range(irreps_out[out].ir.l + 1):
                 self._plan(product.couplings[target], target, out, m, matrix)
+        self.width = max(len(step[3]) for step in self.steps)
 
     def _plan(
         self, couplings: list[Coupling], target: int, out: int, m: int, matrix: torch.Tensor
@@ -192,9 +195,10 @@ class PairLinear:
         npairs = len(sources)
         result = [sources.new_zeros(npairs, irrep.dim, mul) for mul, irrep in self.irreps_out]
         flat = _array(sources)
+        scratch = np.empty(2 * npairs * self.width, dtype=flat.dtype)
         for out, m, couplings, matrix in self.steps:
             rows = npairs if m == 0 else 2 * npairs
-            components = np.empty((rows, len(matrix)), dtype=flat.dtype)
+            components = scratch[: rows * len(matrix)].reshape(rows, -1)
             _native.axis_components(couplings, flat, weights, m, components)
             mapped = torch.from_numpy(components) @ matrix
             degree = self.irreps_out[out].ir.l
@@ -268,6 +272,6 @@ def _coupling_row(
     )
 
 
-def _array(tensor: torch.Tensor) -> NDArray[np.generic]:
-    array: NDArray[np.generic] = tensor.contiguous().numpy()
+def _array(tensor: torch.Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.contiguous().numpy()
     return array

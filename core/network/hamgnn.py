@@ -9,41 +9,33 @@ reference that the network's output is added to.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from e3nn.o3 import Irreps
-from numpy.typing import NDArray
 from torch import nn
 
-from hamgnn_solve.core.network.axis_kernel import (
-    AxisKernel,
-    PairLinear,
-    PairWeights,
-    can_compile,
-    turn_sums,
-)
+from hamgnn_solve.core.network.axis_kernel import AxisKernel, PairWeights, can_compile
 from hamgnn_solve.core.network.config import NetworkConfig
 from hamgnn_solve.core.network.edge_product import EdgeProduct
-from hamgnn_solve.core.network.frame import harmonics, joined, pair_rotations, rotate
+from hamgnn_solve.core.network.frame import harmonics, pair_rotations, rotate
 from hamgnn_solve.core.network.graph import PairGraph
 from hamgnn_solve.core.network.head import OutputResidual
-from hamgnn_solve.core.network.irreps import Features, flatten, parse_irreps, unflatten
-from hamgnn_solve.core.network.linear import Gate, Linear, SelfConnection, gate_irreps
+from hamgnn_solve.core.network.interaction import Interaction
+from hamgnn_solve.core.network.irreps import Features, dimension, parse_irreps, unflatten
+from hamgnn_solve.core.network.linear import Linear, gate_irreps
 from hamgnn_solve.core.network.messages import (
     Messengers,
-    Sums,
     find_messengers,
     pair_kinds,
     sum_messages,
 )
+from hamgnn_solve.core.network.pair_features import CompiledPairs, PairFeatures, compile_pairs
 from hamgnn_solve.core.network.radial import RadialPerceptron, radial_functions
-from hamgnn_solve.core.network.radial_table import tabulate
+from hamgnn_solve.core.network.radial_table import exact_weights, tabulate
 from hamgnn_solve.core.network.reference import TwoCentreReference
 from hamgnn_solve.core.network.shells import V1_SIGN_FLIPS, BlockLinear, ShellTable
 from hamgnn_solve.core.network.tensor_product import PairProduct
@@ -57,59 +49,6 @@ TABLE_ERROR = 1e-7
 
 def _no_exchange(features: torch.Tensor) -> torch.Tensor:
     return features
-
-
-class _Convolution(nn.Module):
-    """Messages of the neighbours, summed on the centre, plus a self-connection."""
-
-    def __init__(self, config: NetworkConfig, irreps: Irreps, product: PairProduct) -> None:
-        super().__init__()
-        target = gate_irreps(irreps)
-        self.linear_1 = Linear(irreps, irreps)
-        self.fc = RadialPerceptron(config.radial_sizes(product.weight_numel), config.radial_kinds)
-        self.linear_2 = Linear(product.irreps_mid, target)
-        self.sc = SelfConnection(irreps, target, config.attributes or config.num_types)
-
-
-class _Interaction(nn.Module):
-    """One layer: x <- x + Gate(conv(x))."""
-
-    def __init__(self, config: NetworkConfig, irreps: Irreps, product: PairProduct) -> None:
-        super().__init__()
-        self.conv = _Convolution(config, irreps, product)
-        self.gate = Gate(irreps)
-        # The published program compares irreps after moving the scalars to the front.
-        scalars_first = all(a.ir.l == 0 or b.ir.l > 0 for a, b in itertools.pairwise(irreps))
-        self.residual = config.resnet and scalars_first
-
-    def forward(
-        self, features: Features, types: torch.Tensor, table: torch.Tensor | None, sums: Sums
-    ) -> torch.Tensor:
-        """Return the next flat features of the owned atoms, from those of all local atoms."""
-        result = []
-        for atoms, total in sums(self.conv.linear_1(features)):
-            before = [x[atoms] for x in features]
-            own = self.conv.sc(before, types[atoms], table)
-            messages = self.conv.linear_2(total)
-            update = self.gate([x + y for x, y in zip(messages, own, strict=True)])
-            if self.residual:
-                update = [x + y for x, y in zip(before, update, strict=True)]
-            result.append(flatten(update))
-        return torch.cat(result)
-
-
-class _EdgeFeatures(nn.Module):
-    """Features of a pair from those of its two atoms and its direction."""
-
-    def __init__(self, config: NetworkConfig, irreps: Irreps) -> None:
-        super().__init__()
-        self.product = PairProduct(irreps, config.lmax, irreps)
-        self.linear_node_src = Linear(irreps, irreps)
-        self.linear_node_dst = Linear(irreps, irreps)
-        self.fc = RadialPerceptron(
-            config.radial_sizes(self.product.weight_numel), config.radial_kinds
-        )
-        self.linear_edge = Linear(self.product.irreps_mid, irreps)
 
 
 class _Mixing(nn.Module):
@@ -140,12 +79,17 @@ class _Representation(nn.Module):
         self.chemical_embedding = _Mixing(attributes, irreps)
         self.message_product = PairProduct(irreps, config.lmax, gate_irreps(irreps))
         self.convnet = nn.ModuleList(
-            _Interaction(config, irreps, self.message_product) for _ in range(config.layers)
+            Interaction(config, irreps, self.message_product) for _ in range(config.layers)
         )
         self.conv_to_output_node = _Mixing(irreps, irreps)
-        self.conv_to_output_edge = _EdgeFeatures(config, irreps)
+        self.conv_to_output_edge = PairFeatures(config, irreps)
         if config.edge_tp_irreps is not None:
             self.conv_to_output_edge_tp = EdgeProduct(config, irreps)
+
+    @property
+    def layers(self) -> list[Interaction]:
+        """The convolution layers."""
+        return [layer for layer in self.convnet if isinstance(layer, Interaction)]
 
 
 class _OutputModule(nn.Module):
@@ -190,26 +134,6 @@ class NodeState:
     features: Features
     sources: tuple[Features, ...]
     compiled: CompiledPairs | None = None
-
-
-@dataclass(frozen=True)
-class CompiledPairs:
-    """What the compiled code needs to make the features of pairs.
-
-    Parameters
-    ----------
-    neighbour, centre : Tensor, shape (local atoms, components)
-        The first two sources, flat.
-    weights : callable
-        Radial weights of the product.
-    linear : PairLinear
-        Product and linear map in one.
-    """
-
-    neighbour: torch.Tensor
-    centre: torch.Tensor
-    weights: PairWeights
-    linear: PairLinear
 
 
 class HamiltonianNetwork(nn.Module):
@@ -263,6 +187,24 @@ class HamiltonianNetwork(nn.Module):
     def lmax(self) -> int:
         """Highest degree of features and shells."""
         return max(*(irrep.l for _, irrep in self.irreps), len(self.config.shells) - 1)
+
+    def held_bytes(self, natoms: int, npairs: int) -> float:
+        """Estimate the memory in bytes that features of local atoms and frames of pairs take."""
+        components = dimension(self.irreps)
+        rotations = sum((2 * degree + 1) ** 2 for degree in range(self.lmax + 1))
+        # Features, what atoms send, and both once more while a layer runs.
+        return float(self.dtype.itemsize * (6 * natoms * components + 2 * npairs * rotations))
+
+    def pair_bytes(self) -> float:
+        """Estimate the memory in bytes for each pair (and its reverse) that is worked on."""
+        product = self.representation.conv_to_output_edge.product
+        components = dimension(self.irreps)
+        if can_compile(self.onsite_reference, self.lmax):
+            widest = max(mul for mul, _ in product.irreps_mid)
+            alive = product.weight_numel + 2 * (8 * components + 2 * widest)
+        else:
+            alive = 6 * dimension(product.irreps_mid)
+        return float(self.dtype.itemsize * alive)
 
     def forward(
         self, types: torch.Tensor, pairs: PairGraph, reverse: torch.Tensor
@@ -320,17 +262,14 @@ class HamiltonianNetwork(nn.Module):
         -------
         NodeState
         """
-        product = self.representation.message_product
         messengers = find_messengers(self.config, types, pairs, owned, self.lmax, self.dtype)
-        kernel = (
-            AxisKernel(product, self.dtype)
-            if can_compile(self.onsite_reference, self.lmax)
-            else None
-        )
+        kernel = None
+        if can_compile(self.onsite_reference, self.lmax):
+            kernel = AxisKernel(self.representation.message_product, self.dtype)
         table = self._attributes()
         features = self._embed(types, table)
-        for layer in self.representation.convnet:
-            sums = partial(self._sums, product, layer.conv.fc, messengers, kernel, chunk_size)
+        for layer in self.representation.layers:
+            sums = partial(self._sums, layer.conv.fc, messengers, kernel, chunk_size)
             update = layer(features, types, table, sums)
             features = unflatten(exchange(update), self.irreps)
         features = self.representation.conv_to_output_node.linear(features)
@@ -352,8 +291,8 @@ class HamiltonianNetwork(nn.Module):
         if self.config.reference_radial:
             radius = self.config.message_radius
             near = state.pairs.select(state.pairs.distance < radius)
-            for part in _parts(len(near), state.chunk_size):
-                chosen = near.select(part)
+            for span in _parts(len(near), state.chunk_size):
+                chosen = near.select(span)
                 terms = self.two_centre_blocks(self.onsite_neighbours, state.types, chosen, radius)
                 blocks = blocks.index_add(0, chosen.first, terms)
         if self.config.symmetrize:
@@ -378,7 +317,7 @@ class HamiltonianNetwork(nn.Module):
             torch.cat([pairs.second, reverse.second]),
             torch.cat([pairs.vector, reverse.vector]),
         )
-        blocks = self._directed_blocks(state, both)
+        blocks = self._directed_blocks(state, both, mirrored=True)
         return blocks[: len(pairs)], blocks[len(pairs) :]
 
     def two_centre_blocks(
@@ -400,10 +339,13 @@ class HamiltonianNetwork(nn.Module):
             sources += [tp.linear_node_src(features), tp.linear_node_dst(features)]
         return tuple(sources)
 
-    def _directed_blocks(self, state: NodeState, pairs: PairGraph) -> torch.Tensor:
+    def _directed_blocks(
+        self, state: NodeState, pairs: PairGraph, mirrored: bool = False
+    ) -> torch.Tensor:
+        """Return blocks of pairs; `mirrored` when the second half are the reverses of the first."""
         # Beyond the cutoff all radial weights vanish, and with them the edge features.
         near = torch.nonzero(pairs.distance < self.config.cutoff).flatten()
-        within = self._network_blocks(state, pairs.select(near))
+        within = self._network_blocks(state, pairs.select(near), mirrored)
         blocks = within.new_zeros(len(pairs), *within.shape[1:]).index_copy(0, near, within)
         if self.config.reference_radial:
             blocks = blocks + self.two_centre_blocks(
@@ -413,62 +355,31 @@ class HamiltonianNetwork(nn.Module):
             blocks = blocks * self.envelope(state.types, pairs)
         return blocks
 
-    def _network_blocks(self, state: NodeState, pairs: PairGraph) -> torch.Tensor:
+    def _network_blocks(self, state: NodeState, pairs: PairGraph, mirrored: bool) -> torch.Tensor:
         """Return what the network itself says of pairs, worked out in their frames."""
         head = self.output_module
         rotations = pair_rotations(pairs.vector, self.lmax, self.dtype)
+        kind = pair_kinds(self.config, state.types, pairs)
         if state.compiled is None:
-            features = self._product_features(state, pairs, rotations)
+            features = self.representation.conv_to_output_edge(
+                _turned(state.sources[0], pairs.second, self.irreps, rotations),
+                _turned(state.sources[1], pairs.first, self.irreps, rotations),
+                self._radial(pairs.distance),
+                kind,
+            )
         else:
-            features = self._compiled_features(state.compiled, state.types, pairs, rotations)
+            features = state.compiled.features(pairs, kind, rotations, mirrored)
         if self.config.edge_tp_irreps is not None:
-            more = self._edge_product_features(state, pairs, rotations)
+            previous = parse_irreps(self.config.edge_tp_irreps)
+            more = self.representation.conv_to_output_edge_tp(
+                _turned(state.sources[2], pairs.second, self.irreps, rotations),
+                _turned(state.sources[3], pairs.first, previous, rotations),
+                self._radial(pairs.distance),
+                kind,
+            )
             features = [x + y for x, y in zip(features, more, strict=True)]
         blocks = head.offsitenet_linear(head.offsitenet_residual(features))
         return self.table.rotate_back(blocks, rotations)
-
-    def _product_features(
-        self, state: NodeState, pairs: PairGraph, rotations: list[torch.Tensor]
-    ) -> Features:
-        """Return the features of pairs that come from the product with the harmonics."""
-        edge = self.representation.conv_to_output_edge
-        neighbour = _turned(state.sources[0], pairs.second, self.irreps, rotations)
-        centre = _turned(state.sources[1], pairs.first, self.irreps, rotations)
-        sums = [x + y for x, y in zip(neighbour, centre, strict=True)]
-        kind = pair_kinds(self.config, state.types, pairs)
-        weights = edge.fc(self._radial(pairs.distance), kind, edge.product.columns)
-        features: Features = edge.linear_edge(edge.product(sums, weights))
-        return features
-
-    def _compiled_features(
-        self,
-        compiled: CompiledPairs,
-        types: torch.Tensor,
-        pairs: PairGraph,
-        rotations: list[torch.Tensor],
-    ) -> Features:
-        """Return the same as `_product_features`."""
-        turned = turn_sums(
-            self.irreps, compiled.neighbour, compiled.centre, pairs, joined(rotations)
-        )
-        kind = pair_kinds(self.config, types, pairs)
-        weights = compiled.weights(
-            pairs.distance.double().numpy(), None if kind is None else kind.numpy()
-        )
-        return compiled.linear(turned, weights)
-
-    def _edge_product_features(
-        self, state: NodeState, pairs: PairGraph, rotations: list[torch.Tensor]
-    ) -> Features:
-        """Return the features of pairs that come from the product of their atoms."""
-        previous = parse_irreps(str(self.config.edge_tp_irreps))
-        features: Features = self.representation.conv_to_output_edge_tp(
-            _turned(state.sources[2], pairs.second, self.irreps, rotations),
-            _turned(state.sources[3], pairs.first, previous, rotations),
-            self._radial(pairs.distance),
-            pair_kinds(self.config, state.types, pairs),
-        )
-        return features
 
     def _radial(self, distance: torch.Tensor) -> torch.Tensor:
         config = self.config
@@ -480,16 +391,15 @@ class HamiltonianNetwork(nn.Module):
     def _compiled_pairs(
         self, types: torch.Tensor, pairs: PairGraph, sources: tuple[Features, ...]
     ) -> CompiledPairs:
-        edge = self.representation.conv_to_output_edge
+        module = self.representation.conv_to_output_edge
         near = pairs.select(pairs.distance < self.config.cutoff)
         # Blocks of reverse pairs are made too.
-        kind = pair_kinds(self.config, types, near)
-        if kind is not None:
-            kind = torch.cat([kind, pair_kinds(self.config, types, near.reversed())])
-        weights = self._pair_weights(edge.fc, edge.product, self.config.cutoff, near.distance, kind)
-        kernel = AxisKernel(edge.product, self.dtype)
-        linear = PairLinear(kernel, edge.linear_edge, self.irreps)
-        return CompiledPairs(flatten(sources[0]), flatten(sources[1]), weights, linear)
+        both = [pair_kinds(self.config, types, x) for x in (near, near.reversed())]
+        kinds = torch.cat([x for x in both if x is not None]) if self.config.pair_radial else None
+        weights = self._pair_weights(
+            module.fc, module.product, self.config.cutoff, near.distance, kinds
+        )
+        return compile_pairs(module, sources[0], sources[1], weights)
 
     def _pair_weights(
         self,
@@ -499,26 +409,17 @@ class HamiltonianNetwork(nn.Module):
         distance: torch.Tensor,
         kind: torch.Tensor | None,
     ) -> PairWeights:
-        """Return the function of distance that gives the weights of a product.
-
-        Single precision interpolates in a table; double precision takes the perceptron itself.
-        """
         config = self.config
-
-        def radial(r: torch.Tensor) -> torch.Tensor:
-            return radial_functions(r, cutoff, config.num_radial, config.cutoff_power, ends=False)
-
-        def exact(
-            distance_p: NDArray[np.float64], kind_p: NDArray[np.int64] | None
-        ) -> NDArray[np.floating]:
-            which = None if kind_p is None else torch.from_numpy(kind_p)
-            values: NDArray[np.floating] = perceptron(
-                radial(torch.from_numpy(distance_p)), which, product.columns
-            ).numpy()
-            return values
-
+        radial = partial(
+            radial_functions,
+            cutoff=cutoff,
+            number=config.num_radial,
+            power=config.cutoff_power,
+            ends=False,
+        )
+        # Double precision is asked for by those who want no interpolation.
         if self.dtype == torch.float64 or len(distance) == 0:
-            return exact
+            return partial(exact_weights, perceptron, product.columns, radial)
         return tabulate(
             perceptron,
             product.columns,
@@ -530,13 +431,13 @@ class HamiltonianNetwork(nn.Module):
 
     def _sums(
         self,
-        product: PairProduct,
         perceptron: RadialPerceptron,
         messengers: Messengers,
         kernel: AxisKernel | None,
         chunk_size: int | None,
         sources: Features,
     ) -> Iterator[tuple[slice, Features]]:
+        product = self.representation.message_product
         if kernel is None:
             return sum_messages(self.config, product, perceptron, messengers, sources, chunk_size)
         weights = self._pair_weights(

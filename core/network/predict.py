@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import resource
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.domain import Domain
+from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.network.graph import PairGraph
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.pairs import join_pairs, onsite_pairs
 
-__all__ = ["predict"]
+__all__ = ["fitting_chunk", "predict"]
 
-CHUNK_PAIRS = 4096
+CPU = torch.device("cpu")
+
+# Memory of the pairs that are worked on: what stays in a processor's cache, what fills a GPU.
+CACHE_BYTES = 32e6
+DEVICE_BYTES = 2e9
+FEWEST_PAIRS = 8
 
 
-def predict(model: Model, domain: Domain, chunk_size: int = CHUNK_PAIRS) -> BlockOperator:
+def predict(
+    model: Model,
+    domain: Domain,
+    chunk_size: int | None = None,
+    device: torch.device = CPU,
+) -> BlockOperator:
     """Predict the Hamiltonian blocks of a domain's on-site and other pairs.
 
     Collective under MPI: every rank calls `domain.exchange` once a layer. The model's energy
@@ -26,11 +40,13 @@ def predict(model: Model, domain: Domain, chunk_size: int = CHUNK_PAIRS) -> Bloc
     Parameters
     ----------
     model : Model
-        Trained model; must cover the structure.
+        Trained model; must cover the structure. Its network lies on `device`.
     domain : Domain
         Owned atoms, ghosts and pairs of this process.
-    chunk_size : int
-        Pairs worked on at a time; memory grows with it, the result does not depend on it.
+    chunk_size : int, optional
+        Pairs worked on at a time, `fitting_chunk` by default. The result does not depend on it.
+    device : torch.device
+        Where the network runs.
 
     Returns
     -------
@@ -42,35 +58,80 @@ def predict(model: Model, domain: Domain, chunk_size: int = CHUNK_PAIRS) -> Bloc
     InputError
         When the model does not know an element of the structure.
     """
-    network = model.network
+    # Either version: each is given back the state that it made.
+    network: Any = model.network
     pairs = domain.pairs
     types_i = model.types_i(domain.structure)
     operator, onsite_q, offsite_q = _empty_operator(domain)
     reverse_p = pairs.position_of(pairs.reversed())
     # Of a pair and its reverse in this domain the earlier one does the work for both.
     working = np.flatnonzero((reverse_p < 0) | (reverse_p >= np.arange(len(pairs))))
+
+    def exchange(features: torch.Tensor) -> torch.Tensor:
+        return domain.exchange(features.cpu()).to(device)
+
     with torch.inference_mode():
+        if chunk_size is None:
+            chunk_size = fitting_chunk(model, domain, device=device)
         state = network.node_state(
-            torch.from_numpy(types_i[domain.local]),
-            _graph(domain),
-            torch.from_numpy(reverse_p),
+            torch.from_numpy(types_i[domain.local]).to(device),
+            _graph(domain).to(device),
+            torch.from_numpy(reverse_p).to(device),
             len(domain.owned),
-            domain.exchange,
+            exchange,
             chunk_size,
         )
         _write(operator, model, types_i, onsite_q, network.onsite_blocks(state))
-        step = max(chunk_size // 2, 1)
-        for start in range(0, len(working), step):
-            chosen = working[start : start + step]
-            forward, backward = network.pair_blocks(state, torch.from_numpy(chosen))
+        for start in range(0, len(working), chunk_size):
+            chosen = working[start : start + chunk_size]
+            forward, backward = network.pair_blocks(state, torch.from_numpy(chosen).to(device))
             if network.config.symmetrize:
                 forward = 0.5 * (forward + backward.transpose(1, 2))
                 backward = forward.transpose(1, 2)
             inside = reverse_p[chosen] >= 0
             _write(operator, model, types_i, offsite_q[chosen], forward)
-            mirrored = backward[torch.from_numpy(inside)]
+            mirrored = backward[torch.from_numpy(inside).to(device)]
             _write(operator, model, types_i, offsite_q[reverse_p[chosen[inside]]], mirrored)
     return operator
+
+
+def fitting_chunk(
+    model: Model, domain: Domain, memory: float | None = None, device: torch.device = CPU
+) -> int:
+    """Return how many pairs to work on at a time.
+
+    Parameters
+    ----------
+    model : Model
+    domain : Domain
+    memory : float, optional
+        Memory in bytes that this process may use in all; no bound by default.
+    device : torch.device
+        Where the network runs.
+
+    Raises
+    ------
+    InputError
+        When features and frames leave no room for pairs.
+    """
+    network = model.network
+    each = network.pair_bytes()
+    held = network.held_bytes(len(domain.local), len(domain.pairs))
+    if device.type == "cpu":
+        wanted, peak = CACHE_BYTES, 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        free = np.inf if memory is None else memory - peak - held
+        what = "memory (--memory-per-rank)"
+    else:
+        wanted, free = DEVICE_BYTES, torch.cuda.mem_get_info(device)[0] - held
+        what = "memory of the device"
+    if free < FEWEST_PAIRS * each:
+        needed = held + FEWEST_PAIRS * each
+        raise InputError(
+            f"The network needs another {needed / 1e9:.1f} GB for {len(domain.local)} atoms and "
+            f"{len(domain.pairs)} pairs of a rank, but {(free + held) / 1e9:.1f} GB of "
+            f"{what} are left; start more ranks or allow more."
+        )
+    return max(int(min(wanted, free) / each), FEWEST_PAIRS)
 
 
 def _graph(domain: Domain) -> PairGraph:
@@ -100,13 +161,12 @@ def _write(
     blocks: torch.Tensor,
 ) -> None:
     """Write blocks of the network's table into their places, between the basis's orbitals."""
-    values = blocks.numpy()
-    unmixing = [np.linalg.inv(mixing) for mixing in model.mixing]
+    values = blocks.cpu().numpy()
     rows_q = types_i[operator.pairs.first_p[place_q]]
     columns_q = types_i[operator.pairs.second_p[place_q]]
-    for a, rows in enumerate(model.slots):
-        for b, columns in enumerate(model.slots):
-            chosen = np.flatnonzero((rows_q == a) & (columns_q == b))
-            if len(chosen):
-                part = values[np.ix_(chosen, rows, columns)].astype(np.float64)
-                operator.set_blocks(place_q[chosen], unmixing[a] @ part @ unmixing[b].T)
+    for a, b in np.unique(np.stack([rows_q, columns_q], axis=1), axis=0):
+        chosen = np.flatnonzero((rows_q == a) & (columns_q == b))
+        part = values[np.ix_(chosen, model.slots[a], model.slots[b])].astype(np.float64)
+        if model.orthonormal:
+            part = np.linalg.inv(model.mixing[a]) @ part @ np.linalg.inv(model.mixing[b]).T
+        operator.set_blocks(place_q[chosen], part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ def shifted_softplus(x: torch.Tensor) -> torch.Tensor:
     return nn.functional.softplus(x) - math.log(2.0)
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], float]] = {
     "ssp": (shifted_softplus, SSP_MOMENT),
     "silu": (nn.functional.silu, SILU_MOMENT),
 }

@@ -8,7 +8,7 @@ coefficients once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,10 +22,11 @@ try:
 except ImportError:  # a checkout that was not built; the network then runs uncompiled
     _native = None  # type: ignore[assignment]
 
-__all__ = ["RadialTable", "tabulate"]
+__all__ = ["RadialTable", "exact_weights", "tabulate"]
 
-# Values of the quintic B-spline at its knots, over 120.
+# Values of the quintic B-spline at its knots, and half way between them.
 KNOT_VALUES = np.array([1.0, 26.0, 66.0, 26.0, 1.0]) / 120.0
+MIDDLE_VALUES = np.array([1.0, 237.0, 1682.0, 1682.0, 237.0, 1.0]) / 3840.0
 # Mesh points beyond both ends; what is wrong at the ends decays by 0.43 a point.
 MARGIN = 24
 FIRST_STEP = 0.05
@@ -55,11 +56,14 @@ class RadialTable:
     coefficients: NDArray[np.floating]
     rows_q: NDArray[np.int64]
     error: float
+    _scratch: NDArray[np.floating] = field(
+        init=False, repr=False, default_factory=lambda: np.empty(0)
+    )
 
     def weights(
         self, distance_p: NDArray[np.float64], kind_p: NDArray[np.int64] | None
     ) -> NDArray[np.floating]:
-        """Return the weights of pairs, shape (P, weights).
+        """Return the weights of pairs, shape (P, weights), valid until the next call.
 
         Parameters
         ----------
@@ -68,31 +72,16 @@ class RadialTable:
         kind_p : ndarray of int64, shape (P,), or None
             Kind of each pair; None when there is one kind.
         """
+        size = len(distance_p) * self.coefficients.shape[1]
+        if len(self._scratch) < size:
+            # Kept from call to call: fresh memory costs as much as the splines.
+            object.__setattr__(self, "_scratch", np.empty(size, self.coefficients.dtype))
+        values = self._scratch[:size].reshape(len(distance_p), -1)
+        if kind_p is None:
+            kind_p = np.zeros(len(distance_p), dtype=np.int64)
         place_p = (distance_p - self.start) / self.step
-        left_p = np.floor(place_p).astype(np.int64)
-        shares = quintic_shares(place_p - left_p).astype(self.coefficients.dtype)
-        first_p = self.rows_q[0] if kind_p is None else self.rows_q[kind_p]
-        values = np.empty(
-            (len(distance_p), self.coefficients.shape[1]), dtype=self.coefficients.dtype
-        )
-        _native.spline_values(self.coefficients, first_p + left_p - 2, shares, values)
+        _native.spline_values(self.coefficients, self.rows_q[kind_p], place_p, values)
         return values
-
-
-def quintic_shares(fraction_p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the six B-splines that are not zero at t in [0, 1) of a unit mesh, shape (P, 6).
-
-    They belong to the mesh points -2..3 (the cardinal B-spline of degree 5, e.g. C. de Boor,
-    A Practical Guide to Splines).
-    """
-    result = np.empty((len(fraction_p), 6))
-    for column, point in enumerate(range(-2, 4)):
-        x = np.abs(fraction_p - point)
-        inner = 66.0 - 60.0 * x**2 + 30.0 * x**4 - 10.0 * x**5
-        middle = 51.0 + 75.0 * x - 210.0 * x**2 + 150.0 * x**3 - 45.0 * x**4 + 5.0 * x**5
-        outer = (3.0 - x) ** 5
-        result[:, column] = np.where(x < 1.0, inner, np.where(x < 2.0, middle, outer)) / 120.0
-    return result
 
 
 def tabulate(
@@ -143,7 +132,6 @@ def tabulate(
         values: NDArray[np.float64] = perceptron.hidden(basis, kind).numpy()
         return values
 
-    shares = quintic_shares(np.full(1, 0.5))[0]
     step = FIRST_STEP
     while True:
         low, high = (
@@ -159,7 +147,7 @@ def tabulate(
             spline = _coefficients(hidden(mesh, int(kind)))
             found = sum(
                 share * spline[MARGIN - 2 + n : MARGIN - 2 + n + len(between)]
-                for n, share in enumerate(shares)
+                for n, share in enumerate(MIDDLE_VALUES)
             )
             exact = hidden(between, int(kind))
             error = max(error, float(np.abs((found - exact) @ sample).max()))
@@ -182,6 +170,28 @@ def tabulate(
         rows_q,
         error / largest if largest else 0.0,
     )
+
+
+def exact_weights(
+    perceptron: RadialPerceptron,
+    columns: torch.Tensor,
+    radial: Callable[[torch.Tensor], torch.Tensor],
+    distance_p: NDArray[np.float64],
+    kind_p: NDArray[np.int64] | None,
+) -> NDArray[np.floating]:
+    """Return the weights of pairs without interpolation, shape (P, weights).
+
+    Parameters
+    ----------
+    perceptron, columns, radial
+        As for `tabulate`.
+    distance_p, kind_p
+        As for `RadialTable.weights`.
+    """
+    kind = None if kind_p is None else torch.from_numpy(kind_p)
+    basis = radial(torch.from_numpy(distance_p)).to(perceptron.layer(0).dtype)
+    values: NDArray[np.floating] = perceptron(basis, kind, columns).numpy()
+    return values
 
 
 def _coefficients(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -108,7 +108,7 @@ class ShellTable:
             widths = [(2 * degree + 1) * count for degree, count in enumerate(self.counts)]
             for degree, piece in enumerate(torch.split(blocks, widths, dim=1)):
                 shape = piece.shape
-                shells = piece.reshape(shape[0], self.counts[degree], 2 * degree + 1, -1)
+                shells = piece.reshape(shape[0], self.counts[degree], 2 * degree + 1, shape[2])
                 turned = rotations[degree].transpose(1, 2)[:, None] @ shells
                 pieces.append(turned.reshape(shape) if degree else piece)
             blocks = torch.cat(pieces, dim=1).transpose(1, 2)

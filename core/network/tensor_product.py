@@ -105,7 +105,8 @@ class PairProduct(nn.Module):
                         numel += mul
         self.weight_numel = numel
         self.couplings: list[list[Coupling]] = []
-        kinds, columns = [], []
+        kinds: list[tuple[int, Irrep]] = []
+        columns: list[int] = []
         for target in sorted(wanted, key=sort_key):
             couplings: list[Coupling] = []
             channels = 0
