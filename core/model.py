@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -18,18 +21,30 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from hamgnn_solve.core.basis.gpaw_data import built_in_basis
+from hamgnn_solve.core.basis.openmx_table import OpenMXSpecies
 from hamgnn_solve.core.basis.orthonormal import orthonormal_orbitals
-from hamgnn_solve.core.basis.species import Basis
+from hamgnn_solve.core.basis.species import Basis, Species
 from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.network.build import build_network
 from hamgnn_solve.core.network.config import NetworkConfig
 from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork
+from hamgnn_solve.core.network.hamgnn_v2 import HamiltonianNetworkV2
 from hamgnn_solve.core.structure import Structure
 
-__all__ = ["Model", "built_in_model", "find_model", "load_model", "save_model"]
+__all__ = [
+    "Model",
+    "built_in_model",
+    "check_new_folder",
+    "find_model",
+    "load_model",
+    "save_model",
+    "save_new_model",
+]
 
 FORMAT = 1
 DESCRIPTION = "model.yaml"
 WEIGHTS = "weights.safetensors"
+GPAW_DATA, OPENMX = "gpaw-data", "openmx"
 ORBITALS = {True: "orthonormalised on each atom", False: "as in the data set"}
 
 
@@ -41,10 +56,11 @@ class Model:
     ----------
     name : str
         Name for messages and results.
-    species : dict of str to str
-        Data set of the `gpaw-data` package ("Mo.6") by chemical symbol; the order of the symbols
-        is that of the network's element types.
-    network : HamiltonianNetwork
+    species : dict of str to str, or of str to OpenMXSpecies
+        Orbitals by chemical symbol. In the built-in basis: data set of the `gpaw-data` package
+        ("Mo.6"), and the order of the symbols is that of the network's element types. In an
+        OpenMX basis: labels, and the type of an element is its atomic number.
+    network : HamiltonianNetwork or HamiltonianNetworkV2
         The network, ready for inference.
     energy_shift : float
         Constant c in Hartree: H = prediction + c S has its energies relative to the mean of the
@@ -59,19 +75,31 @@ class Model:
     """
 
     name: str
-    species: dict[str, str]
-    network: HamiltonianNetwork
+    species: Mapping[str, str] | Mapping[str, OpenMXSpecies]
+    network: HamiltonianNetwork | HamiltonianNetworkV2
     energy_shift: float = 0.0
     orthonormal: bool = False
     training: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.species) != self.network.config.num_types:
-            raise ValueError(
-                f"{len(self.species)} elements, but the network tells "
-                f"{self.network.config.num_types} apart"
-            )
+        num_types = self.network.config.num_types
+        if not self.openmx_species:
+            if len(self.species) != num_types:
+                raise ValueError(
+                    f"{len(self.species)} elements, but the network tells {num_types} apart"
+                )
+            return
+        if len(self.openmx_species) != len(self.species) or self.orthonormal:
+            raise ValueError("an OpenMX basis has labels for all elements and plain orbitals")
+        for symbol, species in self.openmx_species.items():
+            if species.symbol != symbol or species.atomic_number >= num_types:
+                raise ValueError(f"{species.name} has no place as {symbol} in {num_types} types")
+
+    @cached_property
+    def openmx_species(self) -> dict[str, OpenMXSpecies]:
+        """Labels of an OpenMX basis by symbol; empty for the built-in basis."""
+        return {k: v for k, v in self.species.items() if isinstance(v, OpenMXSpecies)}
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -79,23 +107,40 @@ class Model:
         return tuple(self.species)
 
     @cached_property
+    def type_of(self) -> dict[str, int]:
+        """Type in the network of each element, by symbol."""
+        if self.openmx_species:
+            return {k: species.atomic_number for k, species in self.openmx_species.items()}
+        return {symbol: number for number, symbol in enumerate(self.elements)}
+
+    @cached_property
     def basis(self) -> Basis:
         """Orbitals and projectors of the elements."""
-        return built_in_basis(self.species)
+        if self.openmx_species:
+            return Basis(self.openmx_species)
+        return built_in_basis({symbol: str(name) for symbol, name in self.species.items()})
 
     @cached_property
     def slots(self) -> list[NDArray[np.int64]]:
-        """Place in the network's block table of each orbital of each element type."""
-        table = self.network.table
-        return [table.slots(self.basis.species[symbol].shell_l) for symbol in self.elements]
+        """Place in the network's block table of each orbital, for each type of the network.
+
+        A type that is no element of the model has no orbitals.
+        """
+        result = [np.zeros(0, dtype=np.int64)] * self.network.config.num_types
+        for symbol, number in self.type_of.items():
+            result[number] = self.network.table.slots(self.basis.species[symbol].shell_l)
+        return result
 
     @cached_property
     def mixing(self) -> list[NDArray[np.float64]]:
-        """Network orbitals in terms of the basis's, (orbitals, orbitals) for each element type."""
-        species = [self.basis.species[symbol] for symbol in self.elements]
+        """Network orbitals in terms of the basis's, (orbitals, orbitals) for each type."""
+        result = [np.eye(len(slots)) for slots in self.slots]
         if self.orthonormal:
-            return [orthonormal_orbitals(one) for one in species]
-        return [np.eye(one.norbitals) for one in species]
+            for symbol, number in self.type_of.items():
+                species = self.basis.species[symbol]
+                assert isinstance(species, Species)  # only the built-in basis is orthonormalised
+                result[number] = orthonormal_orbitals(species)
+        return result
 
     def check_covers(self, structure: Structure) -> None:
         """Raise `InputError` when the model does not know an element of the structure."""
@@ -104,8 +149,7 @@ class Model:
     def types_i(self, structure: Structure) -> NDArray[np.int64]:
         """Return the network's type of each atom, shape (N,); raises as `check_covers`."""
         self.check_covers(structure)
-        index = {symbol: t for t, symbol in enumerate(self.elements)}
-        return np.array([index[symbol] for symbol in structure.symbols], dtype=np.int64)
+        return np.array([self.type_of[symbol] for symbol in structure.symbols], dtype=np.int64)
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -119,8 +163,8 @@ def save_model(model: Model, folder: Path) -> None:
         "format": FORMAT,
         "name": model.name,
         "basis": {
-            "source": "gpaw-data",
-            "species": dict(model.species),
+            "source": OPENMX if model.openmx_species else GPAW_DATA,
+            "species": _species_entries(model),
             "orbitals": ORBITALS[model.orthonormal],
         },
         "units": {"energy": "Hartree", "length": "Bohr"},
@@ -132,6 +176,52 @@ def save_model(model: Model, folder: Path) -> None:
     }
     (folder / WEIGHTS).write_bytes(weights)
     (folder / DESCRIPTION).write_text(yaml.safe_dump(description, sort_keys=False, width=100))
+
+
+def check_new_folder(folder: Path, overwrite: bool = False) -> None:
+    """Raise `InputError` when `save_new_model` would refuse the folder."""
+    if folder.exists() and not overwrite:
+        raise InputError(f"{folder} exists; choose another folder, or replace it with --overwrite.")
+    if folder.exists() and not (folder / DESCRIPTION).is_file():
+        raise InputError(f"{folder} is not a model folder and is left alone; choose another.")
+
+
+def save_new_model(model: Model, folder: Path, overwrite: bool = False) -> None:
+    """Write a model folder that is whole or not there at all.
+
+    Parameters
+    ----------
+    model : Model
+    folder : Path
+        Folder to make.
+    overwrite : bool
+        Replace a model folder of this name.
+
+    Raises
+    ------
+    InputError
+        When the folder exists and is not to be overwritten, is not a model's, or cannot be
+        written.
+    """
+    check_new_folder(folder, overwrite)
+    folder = folder.resolve()
+    # Beside the target, so that renaming does not copy.
+    written = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        save_model(model, written)
+        if folder.exists():
+            folder.rename(replaced)
+        written.rename(folder)
+    except OSError as error:
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
+        raise InputError(
+            f"The model folder {folder} cannot be written ({error.strerror}); choose another."
+        ) from error
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def load_model(folder: Path | str) -> Model:
@@ -150,21 +240,16 @@ def load_model(folder: Path | str) -> Model:
                 f"{folder / DESCRIPTION} has format {description['format']}, this version reads "
                 f"{FORMAT}; get the model that belongs to this version."
             )
-        if description["basis"]["source"] != "gpaw-data":
-            raise InputError(
-                f"{folder / DESCRIPTION} asks for the basis {description['basis']['source']}, "
-                "but this version knows gpaw-data; choose another model."
-            )
         settings = dict(description["network"])
         settings["shells"] = tuple(settings["shells"])
         config = NetworkConfig(**settings)
         checksum = str(description["weights"]["sha256"])
-        species = {str(k): str(v) for k, v in description["basis"]["species"].items()}
+        species = _read_species(folder / DESCRIPTION, description["basis"])
         name, shift = str(description["name"]), float(description["energy_shift"])
         orthonormal = {text: flag for flag, text in ORBITALS.items()}[
             description["basis"]["orbitals"]
         ]
-        network = HamiltonianNetwork(config)
+        network = build_network(config)
         model = Model(
             name,
             species,
@@ -215,6 +300,38 @@ def find_model(name: str) -> Model:
     return built_in_model(name)
 
 
+def _species_entries(model: Model) -> dict[str, Any]:
+    if not model.openmx_species:
+        return dict(model.species)
+    return {
+        symbol: {
+            "orbitals": species.name,
+            "pseudopotential": species.pseudopotential,
+            "valence": species.valence,
+        }
+        for symbol, species in model.openmx_species.items()
+    }
+
+
+def _read_species(path: Path, entries: Any) -> dict[str, str] | dict[str, OpenMXSpecies]:
+    if entries["source"] == GPAW_DATA:
+        return {str(symbol): str(name) for symbol, name in entries["species"].items()}
+    if entries["source"] == OPENMX:
+        return {
+            str(symbol): OpenMXSpecies(
+                str(symbol),
+                str(entry["orbitals"]),
+                str(entry["pseudopotential"]),
+                float(entry["valence"]),
+            )
+            for symbol, entry in entries["species"].items()
+        }
+    raise InputError(
+        f"{path} asks for the basis {entries['source']}, but this version knows {GPAW_DATA} and "
+        f"{OPENMX}; choose another model."
+    )
+
+
 def _words(error: Exception) -> str:
     return f"no entry {error}" if isinstance(error, KeyError) else str(error)
 
@@ -234,7 +351,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _load_weights(network: HamiltonianNetwork, path: Path, checksum: str) -> None:
+def _load_weights(network: torch.nn.Module, path: Path, checksum: str) -> None:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -248,7 +365,8 @@ def _load_weights(network: HamiltonianNetwork, path: Path, checksum: str) -> Non
         state = load_tensors(content)
     except SafetensorError as error:
         raise InputError(f"{path} is not a safetensors file; restore the model folder.") from error
-    wanted = {key: tuple(x.shape) for key, x in network.state_dict().items()}
+    own = network.state_dict()
+    wanted = {key: tuple(x.shape) for key, x in own.items()}
     found = {key: tuple(x.shape) for key, x in state.items()}
     for key in sorted(wanted.keys() | found.keys()):
         if wanted.get(key) != found.get(key):
@@ -257,7 +375,8 @@ def _load_weights(network: HamiltonianNetwork, path: Path, checksum: str) -> Non
                 f"{found.get(key, 'none')}, not {wanted.get(key, 'none')}); "
                 "restore the model folder."
             )
-    network.load_state_dict(state)
+    # Assigned, not copied: large models would be in memory once more.
+    network.load_state_dict({key: x.to(own[key].dtype) for key, x in state.items()}, assign=True)
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"Tensor {key} of {path} is not finite; restore the model folder.")

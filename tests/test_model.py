@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from hamgnn_solve.core.basis.openmx_table import OpenMXSpecies
 from hamgnn_solve.core.domain import serial_domain
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.model import Model, built_in_model, load_model, save_model
@@ -54,6 +56,52 @@ def test_saved_model_predicts_the_same(folder: Path) -> None:
     assert again.training == {"steps": 1}
     domain = serial_domain(molecule("Mo", "S"), model.basis)
     assert np.array_equal(predict(model, domain).values, predict(again, domain).values)
+
+
+def openmx_model() -> Model:
+    config = replace(tiny_model().network.config, shells=(2, 2, 1), num_types=17, add_h0=True)
+    species = {
+        "S": OpenMXSpecies("S", "S7.0-s2p2d1", "S_PBE19", 6),
+        "H": OpenMXSpecies("H", "H6.0-s2p1", "H_PBE19", 1),
+    }
+    return Model("openmx", species, HamiltonianNetwork(config))
+
+
+def test_openmx_model_keeps_its_labels(tmp_path: Path) -> None:
+    model = openmx_model()
+    save_model(model, tmp_path)
+    again = load_model(tmp_path)
+    assert again.species == model.species
+    assert again.type_of == {"S": 16, "H": 1}
+    assert again.types_i(molecule("H", "S", "H")).tolist() == [1, 16, 1]
+    assert [len(slots) for slots in again.slots] == [0, 5, *[0] * 14, 13]
+    assert [len(mixing) for mixing in again.mixing] == [0, 5, *[0] * 14, 13]
+    assert again.basis.electrons(molecule("H", "S", "H")) == 8
+
+
+def test_openmx_element_without_a_type() -> None:
+    network = openmx_model().network
+    with pytest.raises(ValueError, match="no place as Cl in 17 types"):
+        Model("x", {"Cl": OpenMXSpecies("Cl", "Cl7.0-s2p2d1", "Cl_PBE19", 7)}, network)
+    with pytest.raises(ValueError, match="no place as H"):
+        Model("x", {"H": OpenMXSpecies("S", "S7.0-s2p2d1", "S_PBE19", 6)}, network)
+
+
+@pytest.mark.parametrize(
+    ("source", "entry", "words"),
+    [
+        ("openmx", {"orbitals": "S7", "pseudopotential": "S", "valence": 6}, "not the label"),
+        ("openmx", {"orbitals": "S7.0-s2p2d1", "valence": 6}, "pseudopotential"),
+        ("openmx", "S7.0-s2p2d1", "does not describe a model"),
+        ("siesta", "S", "asks for the basis siesta"),
+    ],
+)
+def test_damaged_basis(tmp_path: Path, source: str, entry: object, words: str) -> None:
+    save_model(openmx_model(), tmp_path)
+    content = yaml.safe_load((tmp_path / "model.yaml").read_text())["basis"]
+    edit(tmp_path, basis={**content, "source": source, "species": {"S": entry}})
+    with pytest.raises(InputError, match=words):
+        load_model(tmp_path)
 
 
 def test_model_without_the_element(folder: Path) -> None:

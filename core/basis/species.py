@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from scipy.interpolate import CubicSpline
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.structure import Structure
 
-__all__ = ["Basis", "RadialFunction", "Species"]
+__all__ = ["AnySpecies", "Basis", "RadialFunction", "Species"]
 
 
 # eq=False: compared and hashed by identity, so that integral tables can be cached by function.
@@ -110,11 +112,45 @@ class Species:
         return max((projector.cutoff for projector in self.projectors), default=0.0)
 
 
+class AnySpecies(Protocol):
+    """What a basis knows of an element: a `Species`, or one without radial functions.
+
+    A species without radial functions raises `InputError` for those of the second group.
+    """
+
+    @property
+    def symbol(self) -> str: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def valence(self) -> float: ...  # noqa: D102
+    @property
+    def shell_l(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def norbitals(self) -> int: ...  # noqa: D102
+    @property
+    def cutoff(self) -> float: ...  # noqa: D102
+
+    @property
+    def shells(self) -> tuple[RadialFunction, ...]: ...  # noqa: D102
+    @property
+    def projectors(self) -> tuple[RadialFunction, ...]: ...  # noqa: D102
+    @property
+    def projector_overlap(self) -> NDArray[np.float64]: ...  # noqa: D102
+    @property
+    def projector_cutoff(self) -> float: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class Basis:
     """The species that describe a structure, by chemical symbol."""
 
-    species: dict[str, Species]
+    species: Mapping[str, AnySpecies]
+
+    def check_radial_functions(self) -> None:
+        """Raise `InputError` when a species has no radial functions to compute integrals of."""
+        for species in self.species.values():
+            _ = species.shells
 
     def _per_atom(self, structure: Structure, values: dict[str, float]) -> NDArray[np.float64]:
         return np.array([values[symbol] for symbol in structure.symbols], dtype=np.float64)

@@ -1,0 +1,220 @@
+"""The command `hamgnn-tools`: import published weights, look into models."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hamgnn_solve import __version__
+
+if TYPE_CHECKING:
+    from hamgnn_solve.core.model import Model
+
+__all__ = ["main"]
+
+EXIT_CODES = """\
+exit codes: 0 done, 2 the input cannot be used (one sentence says why), 1 anything else"""
+
+EPILOG = f"""\
+examples:
+  hamgnn-tools model import universal_Hamiltonian.ckpt --config model_config.yaml -o universal
+  hamgnn-tools model info universal
+  hamgnn-tools model info tmd
+
+{EXIT_CODES}"""
+
+IMPORT_DESCRIPTION = """\
+Make a model folder (model.yaml, weights.safetensors) of a HamGNN checkpoint.
+
+The weights stay as they are, in single precision. Nothing that the checkpoint asks Python to run
+is run. The YAML file that the weights were trained with is needed for what tensors do not show,
+above all the order of the irreps; where both tell something, they have to agree."""
+
+IMPORT_EPILOG = f"""\
+examples:
+  hamgnn-tools model import universal_Hamiltonian.ckpt --config model_config.yaml -o universal
+  hamgnn-tools model import mos2.ckpt --config config.yaml -o mos2 --elements Mo S
+
+{EXIT_CODES}"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = _parser(
+        argparse.ArgumentParser,
+        prog="hamgnn-tools",
+        description="Work with models of hamgnn-solve.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subjects = parser.add_subparsers(required=True, metavar="SUBJECT")
+    model = _parser(
+        subjects.add_parser,
+        name="model",
+        help="import a published model, describe a model",
+        description="Import a published model, describe a model.",
+        epilog=EPILOG,
+    )
+    actions = model.add_subparsers(required=True, metavar="ACTION")
+    _add_import(actions)
+    _add_info(actions)
+    return parser
+
+
+def _parser(make: Any, **settings: Any) -> argparse.ArgumentParser:
+    result: argparse.ArgumentParser = make(
+        formatter_class=argparse.RawDescriptionHelpFormatter, **settings
+    )
+    return result
+
+
+def _add_import(actions: Any) -> None:
+    parser = _parser(
+        actions.add_parser,
+        name="import",
+        help="make a model folder of a HamGNN checkpoint",
+        description=IMPORT_DESCRIPTION,
+        epilog=IMPORT_EPILOG,
+    )
+    parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of PyTorch Lightning")
+    parser.add_argument(
+        "--config",
+        metavar="YAML",
+        help="HamGNN's YAML file that the weights were trained with (model_config.yaml)",
+    )
+    parser.add_argument("-o", "--out", metavar="DIR", required=True, help="model folder to make")
+    parser.add_argument("--name", metavar="NAME", help="name of the model (default: that of DIR)")
+    parser.add_argument(
+        "--elements",
+        metavar="X",
+        nargs="+",
+        default=[],
+        help="elements that the weights were trained on (default: all that the network has room "
+        "for; a checkpoint does not tell)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a model folder")
+    parser.set_defaults(action=_import)
+
+
+def _add_info(actions: Any) -> None:
+    parser = _parser(
+        actions.add_parser,
+        name="info",
+        help="describe a model",
+        description="Print what a model knows, how large it is, and what is said of its training.",
+        epilog=f"examples:\n  hamgnn-tools model info tmd\n\n{EXIT_CODES}",
+    )
+    parser.add_argument("model", metavar="DIR|NAME", help="model folder or built-in model")
+    parser.set_defaults(action=_info)
+
+
+def _import(parsed: argparse.Namespace) -> None:
+    from hamgnn_solve.core.errors import InputError
+    from hamgnn_solve.core.io.checkpoint import read_checkpoint
+    from hamgnn_solve.core.model import check_new_folder, save_new_model
+    from hamgnn_solve.core.published.model import published_model
+    from hamgnn_solve.core.published.settings import read_settings
+
+    if parsed.config is None:
+        raise InputError(
+            "The order of the irreps and whether H0 is added do not show in a checkpoint; give "
+            "the YAML file that it was trained with (model_config.yaml) as --config."
+        )
+    folder = Path(parsed.out)
+    check_new_folder(folder, parsed.overwrite)
+    settings = read_settings(parsed.config)
+    checkpoint = read_checkpoint(parsed.checkpoint)
+    name = parsed.name or folder.resolve().name
+    model = published_model(checkpoint, settings, name, tuple(parsed.elements))
+    save_new_model(model, folder, parsed.overwrite)
+    print(f"wrote {folder}\n\n{describe(model)}", end="")
+
+
+def _info(parsed: argparse.Namespace) -> None:
+    from hamgnn_solve.core.model import find_model
+
+    print(describe(find_model(parsed.model)), end="")
+
+
+def describe(model: Model) -> str:
+    """Return what `model info` prints."""
+    config = model.network.config
+    count = sum(x.numel() for x in model.network.parameters())
+    size = sum(x.numel() * x.element_size() for x in model.network.state_dict().values())
+    tables = "learned element table" if config.attributes else "one-hot elements"
+    rows = {
+        "model": model.name,
+        "network": f"HamGNN {config.version}, {config.layers} layers, {config.nonlinearity}, "
+        f"{tables}, {config.num_types} types",
+        "irreps": config.irreps,
+        "parameters": f"{count:,} ({size / 1e6:.1f} MB)",
+        "cutoff": _cutoffs(model),
+        "radial": f"{config.num_radial} functions, {config.invariant_layers} hidden layers of "
+        f"{config.invariant_neurons}",
+        "harmonics": f"up to l = {config.lmax}",
+        "predicts": "H - H0" if config.add_h0 else "H",
+        "hermitian": "blocks are symmetrised" if config.symmetrize else "blocks are as predicted",
+        "basis": "OpenMX 2019" if model.openmx_species else "gpaw-data, dzp",
+        "elements": str(len(model.elements)),
+    }
+    lines = [f"{key:<12}{value}" for key, value in rows.items()]
+    lines += [f"  {line}" for line in _element_lines(model)]
+    lines += ["training", *_entry_lines(model.training or "not told", 1)]
+    lines += ["errors", *_entry_lines(model.errors or "none measured", 1)]
+    return "\n".join(lines) + "\n"
+
+
+def _cutoffs(model: Model) -> str:
+    config = model.network.config
+    text = f"{config.cutoff:g} Bohr"
+    if config.message_cutoff is not None:
+        text += f", messages {config.message_cutoff:g} Bohr"
+    return text
+
+
+def _element_lines(model: Model) -> list[str]:
+    """Return a line for each set of shells: orbitals, shells and the elements that have them."""
+    kinds: dict[tuple[int, ...], list[str]] = {}
+    for symbol in model.elements:
+        species = model.basis.species[symbol]
+        kinds.setdefault(species.shell_l, []).append(species.name)
+    return [
+        f"{sum(2 * degree + 1 for degree in shell_l):>3} orbitals: {' '.join(names)}"
+        for shell_l, names in sorted(kinds.items(), key=lambda item: (len(item[0]), item[0]))
+    ]
+
+
+def _entry_lines(entry: Any, depth: int) -> list[str]:
+    """Return the lines of a record of model.yaml, nested ones indented."""
+    indent = "  " * depth
+    if not isinstance(entry, dict):
+        return [f"{indent}{entry}"]
+    lines = []
+    for key, value in entry.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}", *_entry_lines(value, depth + 1)]
+        elif isinstance(value, list):
+            lines.append(f"{indent}{key}: {', '.join(map(str, value))}")
+        else:
+            lines.append(f"{indent}{key}: {value}")
+    return lines
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parsed = build_parser().parse_args(arguments)
+    # Imported here so that --help answers at once.
+    from hamgnn_solve.core.errors import InputError
+
+    try:
+        parsed.action(parsed)
+    except InputError as error:
+        print(f"hamgnn-tools: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
