@@ -17,7 +17,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
 from hamgnn_solve.core.basis.gpaw_data import built_in_basis
@@ -352,17 +352,21 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 
 def _load_weights(network: torch.nn.Module, path: Path, checksum: str) -> None:
+    digest = hashlib.sha256()
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
     except OSError as error:
         raise InputError(f"The weights {path} cannot be read; restore the model folder.") from error
-    if hashlib.sha256(content).hexdigest() != checksum:
+    if digest.hexdigest() != checksum:
         raise InputError(
             f"The weights {path} are damaged or belong to another model (their checksum is not "
             "that of model.yaml); restore the model folder."
         )
     try:
-        state = load_tensors(content)
+        # Maps the file: the ranks of a machine share one copy of what they only read.
+        state = load_file(path)
     except SafetensorError as error:
         raise InputError(f"{path} is not a safetensors file; restore the model folder.") from error
     own = network.state_dict()

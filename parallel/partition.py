@@ -16,6 +16,9 @@ __all__ = ["partition_atoms"]
 
 LINK_RADIUS = 3.75 / ANGSTROM_PER_BOHR  # atoms closer than twice this may be linked
 MAX_LINKS = 32
+# Cuts to choose from, and how much more than the mean the fullest domain may hold.
+SEEDS = 3
+EVEN_LOAD = 1.05
 
 
 def partition_atoms(
@@ -86,17 +89,27 @@ def _nearest_links(structure: Structure, atoms: NDArray[np.int64]) -> NDArray[np
 
 
 def _metis(links: NDArray[np.int64], weight_i: NDArray[np.int64], nparts: int) -> NDArray[np.int64]:
+    """Return the best of a few cuts: the fewest cut links among those of even load."""
     both = np.unique(np.concatenate([links, links[:, ::-1]]), axis=0)
     starts = np.searchsorted(both[:, 0], np.arange(len(weight_i) + 1))
-    _, owner = pymetis.part_graph(
-        nparts,
-        adjacency=pymetis.CSRAdjacency(starts.tolist(), both[:, 1].tolist()),
-        vweights=weight_i.tolist(),
-    )
-    owner_i = np.asarray(owner, dtype=np.int64)
-    if len(np.unique(owner_i)) < nparts:
-        return _equal_slices(weight_i, nparts)
-    return owner_i
+    adjacency = pymetis.CSRAdjacency(starts.tolist(), both[:, 1].tolist())
+    best, best_score = None, (True, np.inf)
+    for recursive in (False, True):
+        for seed in range(SEEDS):
+            cut, owner = pymetis.part_graph(
+                nparts,
+                adjacency=adjacency,
+                vweights=weight_i.tolist(),
+                recursive=recursive,
+                options=pymetis.Options(seed=seed),
+            )
+            owner_i = np.asarray(owner, dtype=np.int64)
+            load = np.bincount(owner_i, weights=weight_i, minlength=nparts)
+            uneven = bool(load.max() > EVEN_LOAD * load.mean())
+            score = (uneven, float(load.max()) if uneven else float(cut))
+            if load.min() > 0 and score < best_score:
+                best, best_score = owner_i, score
+    return _equal_slices(weight_i, nparts) if best is None else best
 
 
 def _equal_slices(weight_i: NDArray[np.int64], nparts: int) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from mpi4py import MPI
 
 import hamgnn_solve
@@ -61,8 +62,9 @@ def test_ranks_agree_with_one_rank(bilayer_file: Path, folder: Path) -> None:
     together = solve(SolveOptions(**wanted, out=str(folder / "together")), COMM)
     COMM.Barrier()
     one, many = read_bands(folder / "alone"), read_bands(folder / "together")
-    # Every sum over pairs keeps its order, so that ranks agree far within 1e-6: reached 5e-14 eV.
-    assert np.abs(one["eigenvalues_eV"] - many["eigenvalues_eV"]).max() < 1e-9
+    # The network rounds in single precision, differently for blocks of other sizes: reached
+    # 1.3e-8 eV. The same H gives 5e-14 eV (test_solver_parallel.py).
+    assert np.abs(one["eigenvalues_eV"] - many["eigenvalues_eV"]).max() < 1e-7
     assert np.array_equal(one["band_index"], many["band_index"])
     # Half of the 40 bands are occupied: 42 atoms with six electrons each, two to a band.
     assert one["band_index"][0].tolist() == list(range(126 - 19, 126 + 21))
@@ -150,6 +152,13 @@ def test_damaged_weights(
         ("--kpoints", "0 0", "is not a k-point"),
         ("--bands", "1", "at least 2"),
         ("--path-spacing", "0", "positive number"),
+        ("--memory-per-rank", "lots", "is not a size"),
+        pytest.param(
+            "--device",
+            "cuda",
+            "no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
         ("--petsc", "mat_mumps_icntl_14 50", "mat_mumps_icntl_14"),
     ],
 )
@@ -165,12 +174,25 @@ def test_bad_options(
     assert says in message
 
 
+def test_too_little_memory(
+    capsys: pytest.CaptureFixture[str], bilayer_file: Path, folder: Path
+) -> None:
+    message = refused(
+        capsys,
+        *(str(bilayer_file), "--out", str(folder / "run"), "--quiet", "--memory-per-rank", "1MB"),
+    )
+    assert "--memory-per-rank allows 0.0 GB; start more ranks or allow more" in message
+
+
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         build_parser().parse_args(["--help"])
     assert left.value.code == 0
     text = capsys.readouterr().out
-    for option in ("--out", "--model", "--kpath", "--kpoints", "--bands", "exit codes"):
+    for option in (
+        *("--out", "--model", "--kpath", "--kpoints", "--bands", "--memory-per-rank", "--device"),
+        "exit codes",
+    ):
         assert option in text
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from network_models import crystal, largest_block_change, small_model
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.domain import Domain, serial_domain
-from hamgnn_solve.core.model import Model
-from hamgnn_solve.core.network.config import NetworkConfig
+from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.network.frame import harmonics
 from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork
-from hamgnn_solve.core.network.predict import predict
+from hamgnn_solve.core.network.predict import fitting_chunk, predict
 from hamgnn_solve.core.network.shells import ShellTable
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.pairs import PairList
@@ -32,52 +31,6 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(before)
 
 
-def small_model(**changes: Any) -> Model:
-    """Return a small random model of Mo, S and W in the current default precision."""
-    torch.manual_seed(3)
-    config = NetworkConfig(
-        irreps="4x0e+3x1o+2x1e+3x2e+2x2o+2x3o+1x3e+2x4e",
-        shells=(2, 2, 2),
-        layers=2,
-        cutoff=22.0,
-        num_radial=6,
-        invariant_layers=1,
-        invariant_neurons=8,
-        num_types=3,
-        lmax=4,
-        nonlinearity="gate",
-        message_cutoff=9.0,
-        pair_radial=True,
-        envelope=True,
-        reference_radial=4,
-    )
-    model = Model(
-        "small",
-        {"Mo": "Mo.6", "S": "S", "W": "W.6"},
-        HamiltonianNetwork(replace(config, **changes)),
-        orthonormal=True,
-    )
-    network = model.network
-    with torch.no_grad():
-        for key, parameter in network.named_parameters():
-            if key.endswith("fc.layer0.weight"):
-                parameter.mul_(20.0)
-        if network.config.reference_radial:
-            network.offsite_pairs.coefficients.normal_()
-            network.onsite_neighbours.coefficients.normal_()
-        for t, symbol in enumerate(model.elements):
-            shells = model.basis.species[symbol].shells
-            cutoffs = [shell.cutoff for shell in shells for _ in range(2 * shell.l + 1)]
-            network.orbital_cutoff[t, torch.from_numpy(model.slots[t])] = torch.tensor(cutoffs)
-    return model
-
-
-def crystal() -> Structure:
-    cell = np.array([[9.0, 0.4, 0.1], [-2.0, 10.0, 0.3], [0.2, 0.5, 13.0]])
-    fractional = np.array([[0.05, 0.1, 0.1], [0.45, 0.6, 0.3], [0.7, 0.2, 0.55], [0.3, 0.8, 0.8]])
-    return Structure(("Mo", "S", "W", "S"), fractional @ cell, cell)
-
-
 def rotation_of_harmonics(rotation: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
     """Return D with Y(R d) = D Y(d), found from the harmonics' own values."""
     points = np.random.default_rng(0).normal(size=(40, 3))
@@ -87,20 +40,6 @@ def rotation_of_harmonics(rotation: NDArray[np.float64], degree: int) -> NDArray
 
     solution = np.linalg.lstsq(values(points), values(points @ rotation.T), rcond=None)
     return solution[0].T
-
-
-def largest_block_change(
-    one: BlockOperator, other: BlockOperator, place: NDArray[np.int64]
-) -> float:
-    """Compare block p of `one` with block place[p] of `other`."""
-    assert (place >= 0).all()
-    assert len(place) == len(one.pairs)
-    largest = 0.0
-    for chosen, rows, columns in one.groups():
-        a = one.blocks(chosen, rows, columns)
-        b = other.blocks(place[chosen], rows, columns)
-        largest = max(largest, float(np.abs(a - b).max()))
-    return largest
 
 
 def test_harmonics_follow_the_projects_order() -> None:
@@ -297,3 +236,71 @@ def test_irreps_too_poor_for_the_blocks_are_refused() -> None:
     config = small_model().network.config
     with pytest.raises(ValueError, match="blocks need features"):
         HamiltonianNetwork(replace(config, irreps="4x0e+3x1o+3x2e"))
+
+
+@pytest.mark.usefixtures("double")
+def test_inversion() -> None:
+    model = small_model()
+    structure = crystal()
+    inverted = Structure(structure.symbols, -structure.pos_ic, structure.cell_cc)
+    before = predict(model, serial_domain(structure, model.basis))
+    after = predict(model, serial_domain(inverted, model.basis))
+    pairs = before.pairs
+    place = after.pairs.position_of(
+        PairList(pairs.first_p, pairs.second_p, -pairs.shift_pc, -pairs.vector_pc)
+    )
+    assert (place >= 0).all()
+    species = model.basis.species
+    largest = 0.0
+    for p in range(len(pairs)):
+        i, j = int(pairs.first_p[p]), int(pairs.second_p[p])
+        rows, columns = (
+            np.concatenate(
+                [np.full(2 * l + 1, (-1.0) ** l) for l in species[structure.symbols[a]].shell_l]  # noqa: E741
+            )
+            for a in (i, j)
+        )
+        expected = rows[:, None] * before.block(p) * columns
+        largest = max(largest, np.abs(after.block(int(place[p])) - expected).max())
+    # Odd elements are there to be turned round.
+    assert largest < 1e-13 * np.abs(before.values).max()
+
+
+@pytest.mark.usefixtures("double")
+def test_what_lies_beyond_the_receptive_field_does_not_matter() -> None:
+    """Two layers of 9 Bohr and an orbital pair: 40 Bohr away the atoms may be cut off."""
+    model = small_model(reference_radial=0)
+    cell = np.diag([120.0, 14.0, 14.0])
+    x = np.arange(16) * 7.0
+    y = np.where(np.arange(16) % 2 == 0, 1.0, 2.5)
+    positions = np.column_stack([x, y, np.full(16, 3.0)])
+    symbols = ("Mo", "S", "W", "S") * 4
+    whole = Structure(symbols, positions, cell)
+    cut = Structure(symbols[:-3], positions[:-3], cell)
+    large = predict(model, serial_domain(whole, model.basis))
+    small = predict(model, serial_domain(cut, model.basis))
+    scale = np.abs(large.values).max()
+    place = small.pairs.position_of(large.pairs)
+    pairs = large.pairs
+    # The cut begins at x = 91; atoms 4 to 6 lie at 28 to 42, further than 40 Bohr, also across the
+    # cell's boundary (a gap of 15 Bohr, then x = 0).
+    far = np.isin(pairs.first_p, [4, 5, 6]) & np.isin(pairs.second_p, [4, 5, 6])
+    near = np.isin(pairs.first_p, [11, 12]) & np.isin(pairs.second_p, [11, 12])
+    assert far.sum() > 6
+    changes = {
+        name: max(
+            float(np.abs(large.block(int(p)) - small.block(int(place[p]))).max())
+            for p in np.flatnonzero(chosen)
+        )
+        for name, chosen in (("far", far), ("near", near))
+    }
+    assert changes["far"] < 1e-13 * scale
+    assert changes["near"] > 1e-3 * scale
+
+
+def test_too_little_memory_is_refused() -> None:
+    model = small_model()
+    domain = serial_domain(crystal(), model.basis)
+    with pytest.raises(InputError, match="start more ranks or allow more"):
+        fitting_chunk(model, domain, memory=1e6)
+    assert fitting_chunk(model, domain, memory=1e12) == fitting_chunk(model, domain)

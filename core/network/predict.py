@@ -116,22 +116,22 @@ def fitting_chunk(
     """
     network = model.network
     each = network.pair_bytes()
-    held = network.held_bytes(len(domain.local), len(domain.pairs))
+    needed = network.held_bytes(len(domain.local), len(domain.pairs)) + FEWEST_PAIRS * each
     if device.type == "cpu":
-        wanted, peak = CACHE_BYTES, 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        free = np.inf if memory is None else memory - peak - held
-        what = "memory (--memory-per-rank)"
+        wanted, place = CACHE_BYTES, "--memory-per-rank allows"
+        # What the process holds already counts too: libraries, weights, blocks.
+        needed += 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory = np.inf if memory is None else memory
     else:
-        wanted, free = DEVICE_BYTES, torch.cuda.mem_get_info(device)[0] - held
-        what = "memory of the device"
-    if free < FEWEST_PAIRS * each:
-        needed = held + FEWEST_PAIRS * each
+        wanted, place = DEVICE_BYTES, "the device has"
+        memory = float(torch.cuda.mem_get_info(device)[0])
+    if needed > memory:
         raise InputError(
-            f"The network needs another {needed / 1e9:.1f} GB for {len(domain.local)} atoms and "
-            f"{len(domain.pairs)} pairs of a rank, but {(free + held) / 1e9:.1f} GB of "
-            f"{what} are left; start more ranks or allow more."
+            f"The network needs {needed / 1e9:.1f} GB for the {len(domain.local)} atoms and "
+            f"{len(domain.pairs)} pairs of a rank, and {place} {memory / 1e9:.1f} GB; "
+            "start more ranks or allow more."
         )
-    return max(int(min(wanted, free) / each), FEWEST_PAIRS)
+    return max(int(min(wanted, memory - needed) / each), FEWEST_PAIRS)
 
 
 def _graph(domain: Domain) -> PairGraph:
