@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from network import UNIVERSAL
@@ -60,8 +61,7 @@ def main() -> None:
     """Time every step."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    settings = {**UNIVERSAL.__dict__, "num_types": 2, "layers": 1}
-    network = HamiltonianNetwork(type(UNIVERSAL)(**settings)).requires_grad_(False)
+    network = HamiltonianNetwork(replace(UNIVERSAL, num_types=2, layers=1)).requires_grad_(False)
     config, irreps = network.config, network.irreps
     count = ATOMS * NEIGHBOURS
     vector = torch.nn.functional.normalize(torch.randn(count, 3, dtype=torch.float64))
