@@ -79,3 +79,21 @@ class BlockOperator:
         """Write blocks of one shape (n, rows, columns) into the places of `chosen_p`."""
         flat = blocks.reshape(len(chosen_p), -1)
         self.values[self.places(chosen_p, flat.shape[1])] = flat
+
+    def plus(self, other: BlockOperator) -> BlockOperator:
+        """Return the sum with an operator on the same pairs in the same order.
+
+        Raises
+        ------
+        ValueError
+            When the pairs differ.
+        """
+        mine, others = self.pairs, other.pairs
+        if not (
+            np.array_equal(mine.first_p, others.first_p)
+            and np.array_equal(mine.second_p, others.second_p)
+            and np.array_equal(mine.shift_pc, others.shift_pc)
+            and np.array_equal(self.norb_i, other.norb_i)
+        ):
+            raise ValueError("operators on different pairs cannot be added")
+        return BlockOperator(mine, self.norb_i, self.values + other.values)

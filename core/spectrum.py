@@ -27,7 +27,9 @@ class Spectrum:
     fermi_level : float
         In Hartree; the middle of the gap for an insulator.
     electrons : float
-        Valence electrons per cell, two to a band.
+        Valence electrons per cell.
+    electrons_per_band : int
+        2, or 1 for bands of spinors.
     """
 
     kpoints_kc: NDArray[np.float64]
@@ -36,6 +38,7 @@ class Spectrum:
     residuals_kn: NDArray[np.float64]
     fermi_level: float
     electrons: float
+    electrons_per_band: int = 2
 
     def __post_init__(self) -> None:
         shape = self.eigenvalues_kn.shape
@@ -53,6 +56,11 @@ class Spectrum:
             eigenvalues_kn=self.eigenvalues_kn + energy,
             fermi_level=self.fermi_level + energy,
         )
+
+    @property
+    def filled_bands(self) -> float:
+        """Number of bands that the electrons fill."""
+        return self.electrons / self.electrons_per_band
 
     @property
     def is_metal(self) -> bool:
@@ -87,13 +95,13 @@ class Spectrum:
         return "direct" if smallest_direct - self.gap < 1e-6 else "indirect"
 
     def _edge_bands(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        occupied = round(self.electrons / 2)
+        occupied = round(self.filled_bands)
         valence_k = self.eigenvalues_kn[self.band_index_kn == occupied]
         conduction_k = self.eigenvalues_kn[self.band_index_kn == occupied + 1]
         return valence_k, conduction_k
 
     def _edges(self) -> tuple[float, float] | None:
-        if abs(self.electrons / 2 - round(self.electrons / 2)) > 1e-6:
+        if abs(self.filled_bands - round(self.filled_bands)) > 1e-6:
             return None
         valence_k, conduction_k = self._edge_bands()
         if len(valence_k) == 0 or len(conduction_k) == 0:

@@ -16,6 +16,7 @@ from hamgnn_solve.solver.fermi import (
     fill_bands,
     locate_band,
     normalised_weights,
+    thermal_level,
 )
 from hamgnn_solve.solver.pencil import Pencil
 
@@ -33,6 +34,8 @@ def solve_bands(
     advance: Callable[[], None] | None = None,
     *,
     fermi: FermiLevel | None = None,
+    weights_k: NDArray[np.float64] | None = None,
+    temperature: float = 0.0,
 ) -> Spectrum:
     """Compute the bands around the Fermi level: half below, half above, the same at every k.
 
@@ -48,13 +51,18 @@ def solve_bands(
     kpoints_kc : ndarray, shape (K, 3)
         Fractional k.
     electrons : float
-        Electrons in the cell, two a band.
+        Electrons in the cell.
     nbands : int
         Number of bands; fewer where the pencil ends.
     advance : callable, optional
         Called on every rank after each k-point.
     fermi : FermiLevel, optional
         The level of a k mesh, for bands along a path, where filling would mislead.
+    weights_k : ndarray, shape (K,), optional
+        Weights of the k-points of a mesh; equal by default.
+    temperature : float
+        k_B T in Hartree, which moves the level of a metal; the level of an insulator is midway in
+        the gap.
 
     Raises
     ------
@@ -63,10 +71,11 @@ def solve_bands(
         certified.
     """
     kpoints_kc = np.atleast_2d(np.asarray(kpoints_kc, dtype=np.float64))
-    weights = normalised_weights(kpoints_kc, None)
+    weights = normalised_weights(kpoints_kc, weights_k)
     check_electrons(pencil, electrons)
     pencil.check_overlap(kpoints_kc[0])
-    middle = int(np.ceil(0.5 * electrons - 1e-9))
+    per_band = pencil.electrons_per_band
+    middle = int(np.ceil(electrons / per_band - 1e-9))
     first = max(middle - nbands // 2 + 1, 1)
     last = min(max(middle + nbands - nbands // 2, first), pencil.norbitals)
     if fermi is None:
@@ -81,9 +90,14 @@ def solve_bands(
         sigma = _next_shift(found[-1])
     energies_kn = np.stack([x.energies_n for x in found])
     if fermi is None:
-        fermi = fill_bands(energies_kn, first, pencil.norbitals, weights, electrons)
+        fermi = fill_bands(energies_kn, first, pencil.norbitals, weights, electrons, per_band)
     if fermi is None:
         fermi = fermi_level(pencil, kpoints_kc, weights, electrons)
+    if fermi.metal and temperature > 0.0:
+        warm = thermal_level(
+            energies_kn, first, pencil.norbitals, weights, electrons, temperature, per_band
+        )
+        fermi = fermi if warm is None else FermiLevel(warm)
     return Spectrum(
         kpoints_kc,
         energies_kn,
@@ -91,6 +105,7 @@ def solve_bands(
         np.stack([x.residuals_n for x in found]),
         fermi.energy,
         electrons,
+        per_band,
     )
 
 

@@ -14,7 +14,7 @@ from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.solver.factorisation import Factorisation
 from hamgnn_solve.solver.inertia import count_below, factorise_near
 from hamgnn_solve.solver.krylov import nearest_eigenvectors
-from hamgnn_solve.solver.pencil import Pencil, is_real_point
+from hamgnn_solve.solver.pencil import Pencil
 from hamgnn_solve.solver.petsc import PETSc
 
 __all__ = ["Eigenpairs", "eigenpairs_near", "eigenpairs_of_bands"]
@@ -136,7 +136,7 @@ class _Search:
     ) -> None:
         self.pencil, self.sigma, self.count = pencil, sigma, count
         self.k_c = np.asarray(k_c, dtype=np.float64)
-        self.real = is_real_point(k_c)
+        self.real = pencil.is_real_at(k_c)
         self.factorisation, self.shift, self.tolerance = factorisation, sigma, tolerance
         self.overlap = pencil.overlap_at(k_c)
         self.energies_n = np.zeros(0)

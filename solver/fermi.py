@@ -6,19 +6,29 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.solver.eigenpairs import eigenpairs_near
 from hamgnn_solve.solver.inertia import count_below
 from hamgnn_solve.solver.pencil import Pencil
 
-__all__ = ["FermiLevel", "fermi_level", "fill_bands", "locate_band", "normalised_weights"]
+__all__ = [
+    "FermiLevel",
+    "fermi_level",
+    "fill_bands",
+    "locate_band",
+    "normalised_weights",
+    "thermal_level",
+]
 
 # Hartree. Bands closer than this (0.3 meV) do not make a gap.
 SMALLEST_GAP = 1e-5
 START = -0.2
 FIRST_STEP = 0.25
 STEPS = 60
+# Bands further from the level than this many k_B T are full or empty to 1e-13.
+THERMAL_REACH = 30.0
 
 
 @dataclass(frozen=True)
@@ -74,10 +84,11 @@ def normalised_weights(
 
 def check_electrons(pencil: Pencil, electrons: float) -> None:
     """Raise `InputError` when the bands cannot hold the electrons."""
-    if not 0.0 < electrons <= 2.0 * pencil.norbitals:
+    capacity = pencil.electrons_per_band * pencil.norbitals
+    if not 0.0 < electrons <= capacity:
         raise InputError(
-            f"{electrons:g} electrons do not fit into {pencil.norbitals} bands of two; check the "
-            "charge of the cell."
+            f"{electrons:g} electrons do not fit into {pencil.norbitals} bands that hold "
+            f"{capacity}; check the charge of the cell."
         )
 
 
@@ -131,10 +142,10 @@ def fermi_level(
 ) -> FermiLevel:
     """Find the Fermi level by bisection on the number of states below an energy.
 
-    Two electrons a band, zero temperature. Where the same whole number of bands, electrons / 2,
-    lies below some energy at every k, the nearest states on both sides (certified by counts) are
-    the band edges and the level is midway; else it is the energy where the weighted mean of the
-    counts crosses electrons / 2. Needs no knowledge of the spectrum. Collective.
+    Zero temperature. Where the same whole number of bands, those that the electrons fill, lies
+    below some energy at every k, the nearest states on both sides (certified by counts) are the
+    band edges and the level is midway; else it is the energy where the weighted mean of the counts
+    crosses that number. Needs no knowledge of the spectrum. Collective.
 
     Parameters
     ----------
@@ -156,7 +167,7 @@ def fermi_level(
     """
     check_electrons(pencil, electrons)
     weights = normalised_weights(kpoints_kc, weights_k)
-    filled = 0.5 * electrons
+    filled = electrons / pencil.electrons_per_band
 
     low, high, step = -np.inf, np.inf, FIRST_STEP
     energy = START
@@ -196,8 +207,9 @@ def fill_bands(
     norbitals: int,
     weights_k: NDArray[np.float64],
     electrons: float,
+    electrons_per_band: int = 2,
 ) -> FermiLevel | None:
-    """Fill known consecutive bands with electrons, two each, at zero temperature.
+    """Fill known consecutive bands with electrons at zero temperature.
 
     Parameters
     ----------
@@ -211,13 +223,15 @@ def fill_bands(
         Weights that sum to one.
     electrons : float
         Electrons in the cell.
+    electrons_per_band : int
+        2 for orbitals without spin, 1 for spinors.
 
     Returns
     -------
     FermiLevel or None
         None when the level may lie outside these bands: they do not enclose it at every k.
     """
-    filled = 0.5 * electrons
+    filled = electrons / electrons_per_band
     nbands = energies_kn.shape[1]
     within = filled - (first_band - 1)
     last_band = first_band + nbands - 1
@@ -241,3 +255,43 @@ def fill_bands(
     enclosed_below = first_band == 1 or level > energies_kn[:, 0].max()
     enclosed_above = last_band == norbitals or level < energies_kn[:, -1].min()
     return FermiLevel(level) if enclosed_below and enclosed_above else None
+
+
+def thermal_level(
+    energies_kn: NDArray[np.float64],
+    first_band: int,
+    norbitals: int,
+    weights_k: NDArray[np.float64],
+    electrons: float,
+    temperature: float,
+    electrons_per_band: int = 2,
+) -> float | None:
+    """Return the energy at which Fermi-Dirac occupation of known bands holds the electrons.
+
+    Parameters
+    ----------
+    energies_kn, first_band, norbitals, weights_k, electrons, electrons_per_band
+        As for `fill_bands`.
+    temperature : float
+        k_B T in Hartree, above zero.
+
+    Returns
+    -------
+    float or None
+        Chemical potential in Hartree; None when bands beyond the known ones may be partly filled.
+        In a gap wide against k_B T it is any energy at which rounding leaves the count right.
+    """
+    within = electrons / electrons_per_band - (first_band - 1)
+    low, high = float(energies_kn.min()), float(energies_kn.max())
+    low, high = low - THERMAL_REACH * temperature, high + THERMAL_REACH * temperature
+    while high - low > 1e-12:
+        middle = 0.5 * (low + high)
+        if float(weights_k @ expit((middle - energies_kn) / temperature).sum(axis=1)) < within:
+            low = middle
+        else:
+            high = middle
+    level, reach = 0.5 * (low + high), THERMAL_REACH * temperature
+    enclosed_below = first_band == 1 or level - reach > energies_kn[:, 0].max()
+    last_band = first_band + energies_kn.shape[1] - 1
+    enclosed_above = last_band == norbitals or level + reach < energies_kn[:, -1].min()
+    return level if enclosed_below and enclosed_above else None

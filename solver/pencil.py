@@ -42,6 +42,9 @@ class Pencil:
     eigenvalue then appears exactly twice and LDL^T still counts states. H, S and H - sigma S
     share one pattern, set once for each kind; a new k or sigma only refills values.
 
+    Blocks with an imaginary part (spin-orbit coupling) make H(k) complex at every k, so that all
+    matrices are embeddings.
+
     Parameters
     ----------
     hamiltonian, overlap : BlockOperator
@@ -50,6 +53,10 @@ class Pencil:
         Numbering and distribution of the orbitals.
     comm : mpi4py.MPI.Comm
         The processes that share the matrices; it must be the one `rows` was made for.
+    imaginary : BlockOperator, optional
+        Imaginary part of H(R), on the pairs of `hamiltonian`.
+    electrons_per_band : int
+        2 for orbitals without spin, 1 for spinors.
 
     Raises
     ------
@@ -63,14 +70,22 @@ class Pencil:
         overlap: BlockOperator,
         rows: OrbitalRows,
         comm: MPI.Comm,
+        *,
+        imaginary: BlockOperator | None = None,
+        electrons_per_band: int = 2,
     ) -> None:
         if comm.Get_size() != rows.size or comm.Get_rank() != rows.rank:
             raise ValueError(f"rows of rank {rows.rank} of {rows.size} on another communicator")
         self.rows = rows
         self.comm = comm
+        self.electrons_per_band = electrons_per_band
         self._operators = {"H": hamiltonian, "S": overlap}
+        # What multiplies the blocks of each operator beside the phase.
+        self._unit: dict[str, complex] = {"H": 1.0, "S": 1.0}
+        if imaginary is not None:
+            self._operators["Im H"], self._unit["Im H"] = imaginary, 1j
         self._check_blocks()
-        self._pattern = BlockPattern(rows, hamiltonian, overlap)
+        self._pattern = BlockPattern(rows, *self._operators.values())
         self._groups = {
             name: list(group_blocks(operator, self._pattern))
             for name, operator in self._operators.items()
@@ -84,6 +99,10 @@ class Pencil:
     def norbitals(self) -> int:
         """Number of orbitals in the cell, the number of bands."""
         return self.rows.nrows
+
+    def is_real_at(self, k_c: Sequence[float] | NDArray[np.float64]) -> bool:
+        """Tell whether the matrices at k are real rather than the embedding."""
+        return is_real_point(k_c) and "Im H" not in self._operators
 
     def at(self, k_c: Sequence[float] | NDArray[np.float64]) -> tuple[PETSc.Mat, PETSc.Mat]:
         """Return H(k) and S(k), real or embedded. Collective.
@@ -127,7 +146,7 @@ class Pencil:
         self, k_c: Sequence[float] | NDArray[np.float64], factor_h: float, factor_s: float
     ) -> tuple[Factorisation, int]:
         matrix = self._filled_matrix("to factorise", k_c, factor_h, factor_s)
-        real = is_real_point(k_c)
+        real = self.is_real_at(k_c)
         if real not in self._factorisations:
             self._factorisations[real] = Factorisation(matrix)
         factorisation = self._factorisations[real]
@@ -145,14 +164,15 @@ class Pencil:
         factor_h: float,
         factor_s: float,
     ) -> PETSc.Mat:
-        real = is_real_point(k_c)
+        real = self.is_real_at(k_c)
         key = (name, real)
         state = (*np.asarray(k_c, dtype=np.float64).tolist(), factor_h, factor_s)
         if self._filled.get(key) == state:
             return self._matrices[key]
         indptr, indices = self._pattern.csr(real)
         values = self._pattern.buffer(real)
-        for operator, factor in (("H", factor_h), ("S", factor_s)):
+        for operator in self._operators:
+            factor = factor_s if operator == "S" else factor_h
             if factor:
                 self._accumulate(operator, factor, k_c, values, real)
         numbers = values if real else values.view(np.float64)
@@ -173,7 +193,8 @@ class Pencil:
     ) -> None:
         operator = self._operators[name]
         angle_p = 2.0 * np.pi * (operator.pairs.shift_pc @ np.asarray(k_c, dtype=np.float64))
-        phase_p = factor * (np.rint(np.cos(angle_p)) if real else np.exp(1j * angle_p))
+        unit = self._unit[name]
+        phase_p = factor * (np.rint(np.cos(angle_p)) if real else unit * np.exp(1j * angle_p))
         for group in self._groups[name]:
             blocks = operator.blocks(group.chosen_p, group.rows, group.columns)
             blocks = blocks * phase_p[group.chosen_p][:, None, None]

@@ -1,0 +1,344 @@
+"""H and S of a crystal that are given, with what is needed to solve them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.pairs import PairList, join_pairs
+from hamgnn_solve.core.structure import Structure
+from hamgnn_solve.core.units import ANGSTROM_PER_BOHR
+
+__all__ = [
+    "CrystalHamiltonian",
+    "KMesh",
+    "OrbitalOrder",
+    "OrbitalSystem",
+    "check_same_structure",
+    "doubled",
+    "half_reach",
+    "moved_levels",
+    "on_pairs",
+    "owned_rows",
+    "reordered",
+    "transposed",
+]
+
+# Hartree. H and H0 of a self-consistent run differ by tenths of a Hartree.
+SMALLEST_CHANGE = 1e-8
+# Angstrom. Positions in files of two programs agree to what their decimals and constants allow.
+SAME_PLACE = 2e-3
+
+
+@dataclass(frozen=True)
+class KMesh:
+    """The k mesh of a self-consistent run.
+
+    Parameters
+    ----------
+    kpoints_kc : ndarray, shape (K, 3)
+        Fractional k.
+    weights_k : ndarray, shape (K,)
+        They sum to one.
+    """
+
+    kpoints_kc: NDArray[np.float64]
+    weights_k: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.kpoints_kc.shape != (len(self.weights_k), 3):
+            raise ValueError(f"{len(self.weights_k)} weights, k of shape {self.kpoints_kc.shape}")
+
+
+@dataclass(frozen=True)
+class OrbitalSystem:
+    """Atoms, orbitals and electrons of given operators: all of a file but the blocks.
+
+    Parameters
+    ----------
+    structure : Structure
+    shells_i : tuple of tuple of int
+        For each atom the l of its shells in the order of rows; a shell has m = -l..l.
+    electrons : float or None
+        Electrons in the cell; None where the file does not tell.
+    spinors : bool
+        Blocks of H hold every orbital with spin up, then every orbital with spin down (columns
+        alike), and a band takes one electron.
+    mesh : KMesh, optional
+        The k mesh of the run that made H.
+    temperature : float, optional
+        Electronic temperature of that run in kelvin.
+    chemical_potential : float, optional
+        Where that run put the Fermi level, in Hartree.
+    """
+
+    structure: Structure
+    shells_i: tuple[tuple[int, ...], ...]
+    electrons: float | None
+    spinors: bool = False
+    mesh: KMesh | None = None
+    temperature: float = 0.0
+    chemical_potential: float | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.shells_i) != self.structure.natoms:
+            raise ValueError(f"shells of {len(self.shells_i)} of {self.structure.natoms} atoms")
+
+    @cached_property
+    def norb_i(self) -> NDArray[np.int64]:
+        """Number of orbitals of each atom without spin, shape (N,)."""
+        return np.array([sum(2 * x + 1 for x in shells) for shells in self.shells_i], np.int64)
+
+    @property
+    def electrons_per_band(self) -> int:
+        """How many electrons a band takes."""
+        return 1 if self.spinors else 2
+
+
+@dataclass(frozen=True)
+class CrystalHamiltonian:
+    """H and S on blocks of pairs of atoms; under MPI the blocks whose first atom a rank owns.
+
+    Parameters
+    ----------
+    system : OrbitalSystem
+    hamiltonian : BlockOperator
+        H in Hartree, its real part; of spinors with twice the orbitals.
+    overlap : BlockOperator
+        S of the orbitals without spin.
+    imaginary : BlockOperator, optional
+        Imaginary part of H(R), on the same pairs as H.
+    zero : BlockOperator, optional
+        H0, the part of H that no density enters, without spin.
+
+    Raises
+    ------
+    InputError
+        When H equals H0: such a file comes from a program that stops before self-consistency.
+    """
+
+    system: OrbitalSystem
+    hamiltonian: BlockOperator
+    overlap: BlockOperator
+    imaginary: BlockOperator | None = None
+    zero: BlockOperator | None = None
+
+    def __post_init__(self) -> None:
+        scalar_i = self.system.norb_i
+        spinor_i = scalar_i * (2 if self.system.spinors else 1)
+        for operator, norb_i in (
+            (self.hamiltonian, spinor_i),
+            (self.imaginary, spinor_i),
+            (self.overlap, scalar_i),
+            (self.zero, scalar_i),
+        ):
+            if operator is not None and not np.array_equal(operator.norb_i, norb_i):
+                raise ValueError("an operator has other numbers of orbitals than the shells")
+        if self.zero is not None and _equal(self.hamiltonian, self.zero):
+            raise InputError(
+                "H equals H0, so it holds no self-consistent potential; take H from the .scfout "
+                "of the OpenMX run itself, not from overlap.scfout."
+            )
+
+    def rows_of(self, atoms: NDArray[np.int64]) -> CrystalHamiltonian:
+        """Return the blocks whose first atom is among `atoms` (global indices)."""
+
+        def part(operator: BlockOperator | None) -> BlockOperator | None:
+            return None if operator is None else owned_rows(operator, atoms)
+
+        return CrystalHamiltonian(
+            self.system,
+            owned_rows(self.hamiltonian, atoms),
+            owned_rows(self.overlap, atoms),
+            part(self.imaginary),
+            part(self.zero),
+        )
+
+    @property
+    def overlap_of_bands(self) -> BlockOperator:
+        """S with as many orbitals as H: of spinors with both spins."""
+        return doubled(self.overlap, self.overlap) if self.system.spinors else self.overlap
+
+
+def _equal(left: BlockOperator, right: BlockOperator) -> bool:
+    if len(left.values) != len(right.values) or len(left.values) == 0:
+        return False
+    return bool(np.abs(left.values - right.values).max() < SMALLEST_CHANGE)
+
+
+@dataclass(frozen=True)
+class OrbitalOrder:
+    """Order of the orbitals of a shell in another program.
+
+    Parameters
+    ----------
+    place_l : dict of int to tuple of int
+        For each l the place of the program's orbitals among m = -l..l.
+    """
+
+    place_l: dict[int, tuple[int, ...]]
+
+    def from_program(self, shells: tuple[int, ...]) -> NDArray[np.int64]:
+        """Return for each orbital in our order its place in the program's, shape (norb,)."""
+        return np.argsort(self.to_program(shells))
+
+    def to_program(self, shells: tuple[int, ...]) -> NDArray[np.int64]:
+        """Return for each orbital in the program's order its place in ours, shape (norb,).
+
+        Raises
+        ------
+        InputError
+            For a shell whose order is not known.
+        """
+        if max(shells) not in self.place_l:
+            raise InputError(
+                f"A shell with l = {max(shells)} has no known order of orbitals; "
+                f"the file may have shells up to l = {max(self.place_l)}."
+            )
+        start, places = 0, []
+        for degree in shells:
+            places += [start + place for place in self.place_l[degree]]
+            start += 2 * degree + 1
+        return np.array(places, dtype=np.int64)
+
+
+def reordered(operator: BlockOperator, source_i: list[NDArray[np.int64]]) -> BlockOperator:
+    """Return an operator with the orbitals of every atom in another order.
+
+    Parameters
+    ----------
+    operator : BlockOperator
+    source_i : list of ndarray of int64
+        For each atom and each new orbital its old place.
+    """
+    widest = max(len(source) for source in source_i)
+    table = np.zeros((len(source_i), widest), dtype=np.int64)
+    for i, source in enumerate(source_i):
+        table[i, : len(source)] = source
+    result = BlockOperator.zeros(operator.pairs, operator.norb_i)
+    for chosen, rows, columns in operator.groups():
+        row = table[operator.pairs.first_p[chosen], :rows, None]
+        column = table[operator.pairs.second_p[chosen], None, :columns]
+        blocks = operator.blocks(chosen, rows, columns)
+        result.set_blocks(chosen, blocks[np.arange(len(chosen))[:, None, None], row, column])
+    return result
+
+
+def owned_rows(operator: BlockOperator, atoms: NDArray[np.int64]) -> BlockOperator:
+    """Return the blocks whose first atom is among `atoms` (global indices)."""
+    kept = np.flatnonzero(np.isin(operator.pairs.first_p, atoms))
+    sizes = operator.offset_p[kept + 1] - operator.offset_p[kept]
+    within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    values = operator.values[np.repeat(operator.offset_p[kept], sizes) + within]
+    return BlockOperator(operator.pairs.select(kept), operator.norb_i, values)
+
+
+def on_pairs(operator: BlockOperator, pairs: PairList) -> BlockOperator:
+    """Return an operator on a list that holds its pairs; the blocks of the others are zero."""
+    result = BlockOperator.zeros(pairs, operator.norb_i)
+    place_p = pairs.position_of(operator.pairs)
+    for chosen, rows, columns in operator.groups():
+        result.set_blocks(place_p[chosen], operator.blocks(chosen, rows, columns))
+    return result
+
+
+def moved_levels(
+    structure: Structure, hamiltonian: BlockOperator, overlap: BlockOperator, energy: float
+) -> BlockOperator:
+    """Return H + energy * S (Hartree), whose levels are those of H moved by `energy`."""
+    pairs = join_pairs(structure, hamiltonian.pairs, overlap.pairs)
+    parts = [on_pairs(operator, pairs).values for operator in (hamiltonian, overlap)]
+    return BlockOperator(pairs, hamiltonian.norb_i, parts[0] + energy * parts[1])
+
+
+def half_reach(operator: BlockOperator) -> NDArray[np.float64]:
+    """Return half the length of each atom's longest pair in Bohr, shape (N,).
+
+    Spheres of these radii overlap about where the operator has blocks; 0 where an atom has none
+    here.
+    """
+    reach_i = np.zeros(len(operator.norb_i))
+    np.maximum.at(reach_i, operator.pairs.first_p, 0.5 * operator.pairs.distance_p)
+    return reach_i
+
+
+def doubled(
+    up: BlockOperator, down: BlockOperator, up_down: BlockOperator | None = None,
+    down_up: BlockOperator | None = None,
+) -> BlockOperator:  # fmt: skip
+    """Return the operator of spinors whose blocks are ((up, up_down), (down_up, down)).
+
+    Parameters
+    ----------
+    up, down : BlockOperator
+        Diagonal in spin, on the same pairs.
+    up_down, down_up : BlockOperator, optional
+        Off-diagonal in spin, on the same pairs; zero by default.
+    """
+    result = BlockOperator.zeros(up.pairs, 2 * up.norb_i)
+    for chosen, rows, columns in up.groups():
+        blocks = np.zeros((len(chosen), 2, rows, 2, columns))
+        parts = ((0, 0, up), (1, 1, down), (0, 1, up_down), (1, 0, down_up))
+        for row, column, part in parts:
+            if part is not None:
+                blocks[:, row, :, column, :] = part.blocks(chosen, rows, columns)
+        result.set_blocks(chosen, blocks)
+    return result
+
+
+def transposed(operator: BlockOperator) -> BlockOperator:
+    """Return the operator whose block (i, j, R) is the transpose of block (j, i, -R).
+
+    Raises
+    ------
+    InputError
+        When a pair is there in one direction alone.
+    """
+    pairs = operator.pairs
+    place_p = pairs.position_of(pairs.reversed())
+    if (place_p < 0).any():
+        p = int(np.argmin(place_p))
+        raise InputError(
+            f"The block of atoms {pairs.first_p[p] + 1} and {pairs.second_p[p] + 1} with R = "
+            f"{pairs.shift_pc[p].tolist()} has no partner in the other direction; the file is "
+            "damaged."
+        )
+    result = BlockOperator.zeros(pairs, operator.norb_i)
+    for chosen, rows, columns in operator.groups():
+        blocks = operator.blocks(place_p[chosen], columns, rows)
+        result.set_blocks(chosen, blocks.transpose(0, 2, 1))
+    return result
+
+
+def check_same_structure(given: Structure, read: Structure, name: str) -> None:
+    """Raise `InputError` unless a structure file shows the atoms that operators belong to.
+
+    Parameters
+    ----------
+    given : Structure
+        Of the operators.
+    read : Structure
+        Of the file `name`; the same atoms in the same order, up to lattice vectors.
+    """
+    problem = None
+    if given.symbols != read.symbols:
+        problem = "lists other elements, or the same in another order"
+    elif np.abs(given.cell_cc - read.cell_cc).max() * ANGSTROM_PER_BOHR > SAME_PLACE:
+        problem = "has another cell"
+    else:
+        difference = given.fractional_ic - read.fractional_ic
+        away_ic = (difference - np.rint(difference)) @ given.cell_cc
+        away_i = np.linalg.norm(away_ic, axis=1) * ANGSTROM_PER_BOHR
+        i = int(np.argmax(away_i))
+        if away_i[i] > SAME_PLACE:
+            problem = f"has atom {i + 1} ({given.symbols[i]}) {away_i[i]:.3f} Angstrom elsewhere"
+    if problem:
+        raise InputError(
+            f"The structure {name} {problem} than the file of --hamiltonian; leave it out, "
+            "since the atoms come with the Hamiltonian."
+        )
