@@ -24,6 +24,7 @@ examples:
   hamgnn-solve crystal.cif
   mpirun -n 16 hamgnn-solve bilayer.cif --kpath M-G-K --out bilayer-run
   hamgnn-solve POSCAR --kpoints "0 0 0; 0.5 0 0" --bands 80
+  hamgnn-solve --hamiltonian mos2.scfout --kpoints mesh
 
 exit codes: 0 done, 2 the input cannot be used (one sentence says why), 1 anything else"""
 
@@ -36,7 +37,25 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("structure", metavar="FILE", help="CIF, POSCAR, XSF, CSSR or JSON file")
+    parser.add_argument(
+        "structure",
+        metavar="FILE",
+        nargs="?",
+        default="",
+        help="CIF, POSCAR, XSF, CSSR or JSON file; with --hamiltonian it is only compared",
+    )
+    parser.add_argument(
+        "--hamiltonian",
+        metavar="FILE|DIR",
+        help="solve this H and S instead of predicting: .scfout (or .scfout.xz) of OpenMX, .h5 of "
+        "hamgnn-tools convert or --write-matrices, or a folder of DeepH",
+    )
+    parser.add_argument(
+        "--electrons",
+        metavar="N",
+        type=float,
+        help="electrons in the cell, with --hamiltonian (default: what its file tells)",
+    )
     parser.add_argument(
         "--out", metavar="DIR", help="run folder to write (default: <name of FILE>.hamgnn)"
     )
@@ -46,6 +65,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=SolveOptions.model,
         help="built-in model or a model folder (default: %(default)s)",
     )
+    parser.add_argument(
+        "--dft-data",
+        metavar="DIR",
+        help="OpenMX's DFT_DATA19 folder with PAO and VPS, for models of its orbitals "
+        "(default: $OPENMX_DFT_DATA)",
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--kpath",
@@ -54,7 +79,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="path for the bands: found from the lattice (default), Gamma alone, or special points",
     )
     where.add_argument(
-        "--kpoints", metavar='"X Y Z; ..."', help="solve at these k-points (fractional) instead"
+        "--kpoints",
+        metavar='"X Y Z; ..."|mesh',
+        help="solve at these k-points (fractional) instead; mesh: those of the run that made "
+        "--hamiltonian",
     )
     parser.add_argument(
         "--path-spacing",
@@ -82,6 +110,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="where the network runs (default: %(default)s)",
     )
     parser.add_argument(
+        "--write-matrices",
+        action="store_true",
+        help="leave H and S in the run folder too (matrices.h5; hamgnn-tools convert reads it)",
+    )
+    parser.add_argument(
         "--petsc", metavar="OPTIONS", default="", help="options handed to PETSc and SLEPc"
     )
     parser.add_argument("--quiet", action="store_true", help="print only the final summary")
@@ -104,23 +137,29 @@ def main(arguments: list[str] | None = None) -> int:
     comm = MPI.COMM_WORLD
     try:
         # Here, because it refuses a PETSc that cannot be used.
+        from hamgnn_solve.cli.given import solve_given
         from hamgnn_solve.cli.solve import solve
 
         options = SolveOptions(
             structure=parsed.structure,
+            hamiltonian=parsed.hamiltonian,
+            electrons=parsed.electrons,
             out=parsed.out,
             model=parsed.model,
+            dft_data=parsed.dft_data,
             kpath=parsed.kpath,
             kpoints=parsed.kpoints,
             path_spacing=parsed.path_spacing,
             bands=parsed.bands,
             memory_per_rank=parsed.memory_per_rank,
             device=parsed.device,
+            write_matrices=parsed.write_matrices,
             petsc=parsed.petsc,
             quiet=parsed.quiet,
             command=" ".join(["hamgnn-solve", *(arguments or sys.argv[1:])]),
         )
-        solve(options, comm)
+        run = solve if options.hamiltonian is None else solve_given
+        run(options, comm)
     except InputError as error:
         if comm.rank == 0:
             print(f"hamgnn-solve: {error}", file=sys.stderr)

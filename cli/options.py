@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +19,41 @@ class SolveOptions:
     Raises
     ------
     InputError
-        For a number of bands below 2, a spacing that is not positive, a memory that is no size.
+        For a number of bands below 2, a spacing that is not positive, a memory that is no size,
+        electrons that are not a positive number, or neither structure nor Hamiltonian.
     """
 
-    structure: str
+    structure: str = ""
+    hamiltonian: str | None = None
+    electrons: float | None = None
     out: str | None = None
     model: str = "tmd"
+    dft_data: str | None = None
     kpath: str = "auto"
     kpoints: str | None = None
     path_spacing: float = 0.04
     bands: int = 40
     memory_per_rank: str | None = None
     device: str = "cpu"
+    write_matrices: bool = False
     petsc: str = ""
     quiet: bool = False
     command: str = ""
 
     def __post_init__(self) -> None:
+        if not self.structure and self.hamiltonian is None:
+            raise InputError("Give a structure file, or --hamiltonian with a file of H and S.")
+        if self.electrons is not None and self.hamiltonian is None:
+            raise InputError(
+                "--electrons is for --hamiltonian; a model knows how many electrons its atoms have."
+            )
+        if self.write_matrices and self.hamiltonian is not None:
+            raise InputError(
+                "--write-matrices is for a predicted H; hamgnn-tools convert writes a given one in "
+                "other formats."
+            )
+        if self.electrons is not None and not 0.0 < self.electrons < float("inf"):
+            raise InputError(f"--electrons {self.electrons} must be a positive number.")
         if self.bands < 2:
             raise InputError(f"--bands {self.bands} is too few; ask for at least 2.")
         if not self.path_spacing > 0:
@@ -56,10 +75,21 @@ class SolveOptions:
         return float(match[1]) * {"M": 1e6, "G": 1e9}[match[2].upper()]
 
     @property
+    def dft_data_folder(self) -> Path | None:
+        """OpenMX's data: --dft-data, or what OPENMX_DFT_DATA names; None for neither."""
+        named = self.dft_data or os.environ.get("OPENMX_DFT_DATA")
+        return Path(named) if named else None
+
+    @property
+    def source(self) -> str:
+        """The file that H comes from: --hamiltonian, or the structure that a model is asked for."""
+        return self.structure if self.hamiltonian is None else self.hamiltonian
+
+    @property
     def run_folder(self) -> Path:
         """Folder of the results: --out, or the file's name with the ending .hamgnn."""
         if self.out is not None:
             return Path(self.out)
-        name = Path(self.structure).name
+        name = Path(self.source).name.removesuffix(".xz")
         stem = Path(name).stem if "." in name else name
         return Path(f"{stem}.hamgnn")

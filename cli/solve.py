@@ -14,9 +14,14 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hamgnn_solve import __version__
+from hamgnn_solve.cli.matrices import write_in_turn
 from hamgnn_solve.cli.options import SolveOptions
 from hamgnn_solve.cli.stages import Stages
+from hamgnn_solve.core.basis.openmx_data import openmx_basis
+from hamgnn_solve.core.basis.species import Basis
 from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.hamiltonian import CrystalHamiltonian, OrbitalSystem, moved_levels
+from hamgnn_solve.core.integrals.hamiltonian_zero import hamiltonian_zero
 from hamgnn_solve.core.integrals.overlap import overlap
 from hamgnn_solve.core.io.results import summarise, write_results, write_summary
 from hamgnn_solve.core.io.structure import read_structure
@@ -35,7 +40,7 @@ from hamgnn_solve.solver.bands import solve_bands
 from hamgnn_solve.solver.pencil import Pencil
 from hamgnn_solve.solver.petsc import library_versions, set_options
 
-__all__ = ["solve"]
+__all__ = ["describe_run", "prepare_folder", "requested_path", "solve", "write_run_folder"]
 
 
 def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
@@ -64,12 +69,11 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         structure = read_structure(options.structure)
         model = find_model(options.model)
         model.check_covers(structure)
-        model.basis.check_radial_functions()
+        basis = _basis(model, options, structure)
         device = _device(options.device, comm)
-        path = _requested_path(options, structure)
+        path = requested_path(options, structure)
         if comm.rank == 0:
-            _prepare_folder(options.run_folder)
-    basis = model.basis
+            prepare_folder(options.run_folder)
     norb_i, electrons = basis.norb_i(structure), basis.electrons(structure)
     stages.say(
         f"{options.structure}: {structure.natoms} atoms, {norb_i.sum()} orbitals, "
@@ -81,6 +85,10 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
     stages.say(_pairs_line(len(domain.pairs), comm))
     with stages.stage("overlap"):
         s_operator = overlap(structure, basis, domain.owned)
+    h0_operator = None
+    if model.network.config.add_h0:
+        with stages.stage("H0"):
+            h0_operator = hamiltonian_zero(structure, basis, domain.owned)
     stages.say(f"overlap: {_largest(len(s_operator.pairs), comm)} blocks on the fullest rank")
     memory = memory_per_rank(comm) if options.memory_bytes is None else options.memory_bytes
     with stages.stage("network"):
@@ -89,17 +97,40 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
             chunk_size = fitting_chunk(model, domain, memory, device)
         h_operator = predict(model, domain, chunk_size, device)
         model.network.cpu()
+        if h0_operator is not None:
+            h_operator = h_operator.plus(h0_operator)
     stages.say("Hamiltonian predicted")
     with stages.stage("pencil"):
         rows = OrbitalRows(owner_i, norb_i, comm.size, comm.rank)
         pencil = Pencil(h_operator, s_operator, rows, comm)
+    if options.write_matrices:
+        with stages.stage("matrices"):
+            shells_i = tuple(basis.species[symbol].shell_l for symbol in structure.symbols)
+            moved = moved_levels(structure, h_operator, s_operator, model.energy_shift)
+            system = OrbitalSystem(structure, shells_i, electrons)
+            with agreed(comm):
+                matrices = CrystalHamiltonian(system, moved, s_operator, zero=h0_operator)
+            write_in_turn(options.run_folder / "matrices.h5", matrices, comm)
     with stages.steps("spectrum", len(path.kpoints_kc)) as advance:
         spectrum = solve_bands(pencil, path.kpoints_kc, electrons, options.bands, advance)
         spectrum = spectrum.shifted(model.energy_shift)
-    summary = _describe(options, structure, model, norb_i, spectrum, comm)
+    summary = describe_run(options, structure, model.name, norb_i, spectrum, comm)
+    write_run_folder(options, stages, spectrum, path, summary, comm)
+    return summary
+
+
+def write_run_folder(
+    options: SolveOptions,
+    stages: Stages,
+    spectrum: Spectrum,
+    path: BandPath,
+    summary: dict[str, Any],
+    comm: MPI.Intracomm,
+) -> None:
+    """Write picture, results and summary of a run; the stages go into the summary. Collective."""
     with stages.stage("results"):
         if comm.rank == 0:
-            title = f"{Path(options.structure).stem}, {structure.natoms} atoms"
+            title = f"{options.run_folder.stem}, {summary['natoms']} atoms"
             plot_bands(spectrum, path, title, options.run_folder / "bands.png")
     summary["stages"] = stages.done
     if comm.rank == 0:
@@ -107,10 +138,23 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         write_results(options.run_folder / "results.h5", spectrum, path, summary)
         write_summary(options.run_folder, summary, text)
         print(text, end="")
-    return summary
 
 
-def _requested_path(options: SolveOptions, structure: Structure) -> BandPath:
+def _basis(model: Model, options: SolveOptions, structure: Structure) -> Basis:
+    """Return the model's orbitals; those of OpenMX are read from the user's files."""
+    if not model.openmx_species:
+        return model.basis
+    folder = options.dft_data_folder
+    if folder is None:
+        raise InputError(
+            f"Model {model.name} is for OpenMX's orbitals; give the folder of OpenMX's data "
+            "(DFT_DATA19, with PAO and VPS in it) as --dft-data or OPENMX_DFT_DATA."
+        )
+    return openmx_basis(folder, [model.openmx_species[symbol] for symbol in structure.elements])
+
+
+def requested_path(options: SolveOptions, structure: Structure) -> BandPath:
+    """Return the k-points that the user listed, or the path asked for."""
     if options.kpoints is not None:
         return listed_kpoints(options.kpoints)
     return band_path(structure, options.kpath, options.path_spacing)
@@ -129,7 +173,8 @@ def _device(name: str, comm: MPI.Intracomm) -> torch.device:
     return torch.device("cuda", comm.rank % count)
 
 
-def _prepare_folder(folder: Path) -> None:
+def prepare_folder(folder: Path) -> None:
+    """Make the run folder; raises `InputError` where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-test-{os.getpid()}"
@@ -142,14 +187,15 @@ def _prepare_folder(folder: Path) -> None:
         ) from error
 
 
-def _describe(
+def describe_run(
     options: SolveOptions,
     structure: Structure,
-    model: Model,
+    model: str,
     norb_i: NDArray[np.int64],
     spectrum: Spectrum,
     comm: MPI.Intracomm,
 ) -> dict[str, Any]:
+    """Return what `summary.json` holds, but for the stages."""
     versions = {
         "hamgnn-solve": __version__,
         "numpy": np.__version__,
@@ -159,11 +205,11 @@ def _describe(
         **library_versions(),
     }
     return {
-        "structure": options.structure,
+        "structure": options.source,
         "natoms": structure.natoms,
         "norbitals": int(norb_i.sum()),
         **summarise(spectrum),
-        "model": model.name,
+        "model": model,
         "ranks": comm.size,
         "command": options.command,
         "versions": " ".join(f"{name}={version}" for name, version in sorted(versions.items())),

@@ -1,4 +1,4 @@
-"""The command `hamgnn-tools`: import published weights, look into models."""
+"""The command `hamgnn-tools`: import published weights, look into models, convert matrices."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hamgnn_solve import __version__
+from hamgnn_solve.cli.convert import add_convert
 
 if TYPE_CHECKING:
     from hamgnn_solve.core.model import Model
@@ -22,6 +23,7 @@ examples:
   hamgnn-tools model import universal_Hamiltonian.ckpt --config model_config.yaml -o universal
   hamgnn-tools model info universal
   hamgnn-tools model info tmd
+  hamgnn-tools convert mos2.scfout mos2.h5 --to h5
 
 {EXIT_CODES}"""
 
@@ -45,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _parser(
         argparse.ArgumentParser,
         prog="hamgnn-tools",
-        description="Work with models of hamgnn-solve.",
+        description="Work with models and matrices of hamgnn-solve.",
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -60,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     actions = model.add_subparsers(required=True, metavar="ACTION")
     _add_import(actions)
     _add_info(actions)
+    add_convert(subjects)
     return parser
 
 

@@ -1,8 +1,10 @@
-// Separable operators: sum over projector centres a of <phi_i|p_a> D_a <p_a|phi_j>.
+// Two-centre integrals, and separable operators: sum over projector centres a of
+// <phi_i|p_a> D_a <p_a|phi_j>.
 //
-// Called by core/integrals/separable.py, which holds the same sums in numpy. For every row atom i,
-// every centre a its orbitals reach, and every atom j in reach of a, the block (i, j, R_j - R_i)
-// is found by its key in the sorted list of the row and receives one small matrix product.
+// Called by core/integrals (two_centre.py, separable.py, centre_products.py), which hold the same
+// sums in numpy. For every row atom i, every centre a its orbitals reach, and every atom j in
+// reach of a, the block (i, j, R_j - R_i) is found by its key in the sorted list of the row and
+// receives one small matrix product, or a block of one large product for each centre.
 
 #include <algorithm>
 #include <cstdint>
@@ -21,14 +23,18 @@ namespace {
 
 using Index = std::int64_t;
 using Indices = nb::ndarray<const Index, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Shifts = nb::ndarray<const Index, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 using Numbers = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Places = nb::ndarray<const Index, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
+using Triples = nb::ndarray<const Index, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
+using Groups = nb::ndarray<const Index, nb::shape<-1, 8>, nb::c_contig, nb::device::cpu>;
+using Cubics = nb::ndarray<const double, nb::shape<-1, 4, -1>, nb::c_contig, nb::device::cpu>;
 using Values = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // The pairs (a, j) of projectors and orbitals, in two orders, and the key of a pair (i, j, R).
 struct Neighbours {
     Indices rows, by_row, row_start, centre, orbital_atom;
-    Shifts shift;
+    Triples shift;
     Numbers weight;
     Indices centre_start;
     Index natoms, reach;
@@ -124,7 +130,7 @@ void couple(Index nproj, Index norb, const double *block, const double *coupling
 }
 
 auto coupled_pairs(Indices rows, Indices by_row, Indices row_start, Indices centre,
-                   Indices orbital_atom, Shifts shift, Numbers weight, Indices centre_start,
+                   Indices orbital_atom, Triples shift, Numbers weight, Indices centre_start,
                    Index natoms, Index reach, double threshold) {
     const Neighbours near{rows,  by_row, row_start,    centre, orbital_atom,
                           shift, weight, centre_start, natoms, reach};
@@ -149,7 +155,7 @@ auto coupled_pairs(Indices rows, Indices by_row, Indices row_start, Indices cent
 }
 
 void add_separable(Indices rows, Indices by_row, Indices row_start, Indices centre,
-                   Indices orbital_atom, Shifts shift, Numbers weight, Indices centre_start,
+                   Indices orbital_atom, Triples shift, Numbers weight, Indices centre_start,
                    Index natoms, Index reach, double threshold, Numbers blocks,
                    Indices block_offset, Numbers couplings, Indices coupling_offset,
                    Indices element, Indices nproj, Indices norb, Indices target_key,
@@ -186,6 +192,116 @@ void add_separable(Indices rows, Indices by_row, Indices row_start, Indices cent
     }
 }
 
+// What the columns of a table of two-centre integrals mean; see TwoCentreTable in two_centre.py.
+struct TableLayout {
+    // l1, shells of l1, l2, shells of l2, first row, first column, first coupling, couplings.
+    Groups groups;
+    // Where each shell begins in the rows and columns of a block.
+    Indices rows, columns;
+    // Start of the radial columns, first Gaunt coefficient, number of them.
+    Triples couplings;
+    // Place in the (2 l1 + 1) x (2 l2 + 1) block, place of the harmonic.
+    Places gaunt_place;
+    Numbers gaunt_value;
+};
+
+FOR_EACH_CPU
+void evaluate_splines(Index columns, const double *coefficients, double offset, double *radial) {
+    for (Index c = 0; c < columns; ++c)
+        radial[c] = ((coefficients[c] * offset + coefficients[columns + c]) * offset +
+                     coefficients[2 * columns + c]) * offset + coefficients[3 * columns + c];
+}
+
+FOR_EACH_CPU
+void fill_block(const TableLayout &layout, const double *radial, const double *harmonics,
+                Index stride, std::vector<double> &angular, std::vector<double> &sum,
+                double *block) {
+    for (std::size_t g = 0; g < layout.groups.shape(0); ++g) {
+        const Index *group = layout.groups.data() + 8 * g;
+        const Index size1 = 2 * group[0] + 1, size2 = 2 * group[2] + 1, size = size1 * size2;
+        const Index shells1 = group[1], shells2 = group[3], terms = group[7];
+        const Index *coupling = layout.couplings.data() + 3 * group[6];
+        angular.assign(terms * size, 0.0);
+        sum.resize(size);
+        for (Index c = 0; c < terms; ++c) {
+            const Index begin = coupling[3 * c + 1], end = begin + coupling[3 * c + 2];
+            for (Index n = begin; n < end; ++n) {
+                const Index *place = layout.gaunt_place.data() + 2 * n;
+                angular[c * size + place[0]] += layout.gaunt_value.data()[n] * harmonics[place[1]];
+            }
+        }
+        for (Index s1 = 0; s1 < shells1; ++s1)
+            for (Index s2 = 0; s2 < shells2; ++s2) {
+                const Index pair = s1 * shells2 + s2;
+                const double first = radial[coupling[0] + pair];
+                for (Index n = 0; n < size; ++n) sum[n] = first * angular[n];
+                for (Index c = 1; c < terms; ++c) {
+                    const double amplitude = radial[coupling[3 * c] + pair];
+                    const double *of = angular.data() + c * size;
+                    for (Index n = 0; n < size; ++n) sum[n] += amplitude * of[n];
+                }
+                double *to = block + layout.rows.data()[group[4] + s1] * stride +
+                             layout.columns.data()[group[5] + s2];
+                for (Index a = 0; a < size1; ++a)
+                    for (Index b = 0; b < size2; ++b) to[a * stride + b] = sum[a * size2 + b];
+            }
+    }
+}
+
+void fill_blocks(Cubics coefficients, double step, double reach, Numbers distance,
+                 Matrix harmonics, Groups groups, Indices rows, Indices columns, Triples couplings,
+                 Places gaunt_place, Numbers gaunt_value, Values target, Indices place,
+                 Indices stride) {
+    const TableLayout layout{groups, rows, columns, couplings, gaunt_place, gaunt_value};
+    nb::gil_scoped_release release;
+    const Index intervals = coefficients.shape(0), width = coefficients.shape(2);
+    std::vector<double> radial(width), angular, sum;
+    for (std::size_t p = 0; p < distance.size(); ++p) {
+        const double d = distance.data()[p];
+        const Index interval = std::min<Index>(static_cast<Index>(d / step), intervals - 1);
+        if (d < reach)
+            evaluate_splines(width, coefficients.data() + interval * 4 * width,
+                             d - interval * step, radial.data());
+        else
+            std::fill(radial.begin(), radial.end(), 0.0);
+        fill_block(layout, radial.data(), harmonics.data() + p * harmonics.shape(1),
+                   stride.data()[p], angular, sum, target.data() + place.data()[p]);
+    }
+}
+
+// Adds the blocks of a matrix product of one centre to the blocks of an operator.
+//
+// The rows of the product are the orbitals of the pairs `left` of the centre, its columns those of
+// the pairs `right`, each from the place `column` on; both lists ascend.
+void add_product(Matrix product, Indices left, Indices right, Indices column, Indices orbital_atom,
+                 Triples shift, Indices norb, Index natoms, Index reach, Indices target_start,
+                 Indices target_key, Indices target_offset, Values target) {
+    nb::gil_scoped_release release;
+    const Index width = 2 * reach + 1;
+    for (std::size_t l = 0; l < left.size(); ++l) {
+        const Index from = left.data()[l];
+        const Index i = orbital_atom.data()[from], ni = norb.data()[i];
+        // The blocks of atom i ascend too: one walk through them finds all.
+        Index place = target_start.data()[i];
+        const Index last = target_start.data()[i + 1];
+        for (std::size_t r = 0; r < right.size(); ++r) {
+            const Index to = right.data()[r], j = orbital_atom.data()[to], nj = norb.data()[j];
+            Index key = i * natoms + j;
+            for (int c = 0; c < 3; ++c)
+                key = key * width +
+                      (shift.data()[3 * to + c] - shift.data()[3 * from + c] + reach);
+            while (place < last && target_key.data()[place] < key) ++place;
+            if (place == last) break;
+            if (target_key.data()[place] != key) continue;
+            const double *source =
+                product.data() + column.data()[from] * product.shape(1) + column.data()[to];
+            double *block = target.data() + target_offset.data()[place];
+            for (Index m = 0; m < ni; ++m, source += product.shape(1), block += nj)
+                for (Index k = 0; k < nj; ++k) block[k] += source[k];
+        }
+    }
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -194,5 +310,9 @@ NB_MODULE(_native, module) {
                "Sorted keys of the pairs (i, j, R) that share a projector centre.");
     module.def("add_separable", &add_separable,
                "Add P_a^T D_a P_a of all centres to the blocks of an operator, in place.");
+    module.def("fill_blocks", &fill_blocks,
+               "Evaluate two-centre integrals from a table into strided blocks.");
+    module.def("add_product", &add_product,
+               "Add the blocks of one centre's matrix product to an operator, in place.");
     define_axis_product(module);
 }

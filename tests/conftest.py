@@ -18,6 +18,12 @@ def shared_path(name: str) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def _no_tables_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests from what earlier runs left in the user's cache."""
+    monkeypatch.setenv("HAMGNN_SOLVE_CACHE", "")
+
+
 @pytest.fixture
 def bilayer_file() -> Path:
     """The 42-atom twisted bilayer of the README."""

@@ -271,10 +271,8 @@ def test_prediction_without_radial_functions(published: tuple[Path, Path], tmp_p
     assert len(operator.pairs) == 4
     assert len(operator.values) == 13 * 13 + 2 * 13 * 5 + 5 * 5
     assert np.isfinite(operator.values).all()
-    with pytest.raises(InputError, match=r"overlap of OpenMX orbitals .* is not computed"):
+    with pytest.raises(InputError, match=r"as --dft-data or OPENMX_DFT_DATA"):
         overlap(structure, model.basis, domain.owned)
-    with pytest.raises(InputError, match=r"overlap of OpenMX orbitals .* is not computed"):
-        model.basis.check_radial_functions()
 
 
 def test_chosen_elements(published: tuple[Path, Path], tmp_path: Path) -> None:

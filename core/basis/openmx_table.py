@@ -116,8 +116,8 @@ class OpenMXSpecies:
 
     def _refuse(self) -> NoReturn:
         raise InputError(
-            f"The overlap of OpenMX orbitals ({self.name}) is not computed by this version; choose "
-            "a model of the built-in basis, or read S and H0 from OpenMX's own output."
+            f"The functions of OpenMX's orbitals {self.name} are not part of a model; give the "
+            "folder of OpenMX's data (DFT_DATA19) as --dft-data or OPENMX_DFT_DATA."
         )
 
     @property

@@ -14,7 +14,7 @@ from scipy.interpolate import CubicSpline
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.structure import Structure
 
-__all__ = ["AnySpecies", "Basis", "RadialFunction", "Species"]
+__all__ = ["AnyRadialFunction", "AnySpecies", "Basis", "RadialFunction", "Species"]
 
 
 # eq=False: compared and hashed by identity, so that integral tables can be cached by function.
@@ -112,6 +112,17 @@ class Species:
         return max((projector.cutoff for projector in self.projectors), default=0.0)
 
 
+class AnyRadialFunction(Protocol):
+    """Radial part R(r) of R(r) Y_lm: a `RadialFunction` or one with an interpolation of its own."""
+
+    @property
+    def l(self) -> int: ...  # noqa: D102, E743
+    @property
+    def cutoff(self) -> float: ...  # noqa: D102
+    def __call__(self, radius: NDArray[np.float64], /) -> NDArray[np.float64]: ...  # noqa: D102
+    def __hash__(self) -> int: ...
+
+
 class AnySpecies(Protocol):
     """What a basis knows of an element: a `Species`, or one without radial functions.
 
@@ -132,9 +143,9 @@ class AnySpecies(Protocol):
     def cutoff(self) -> float: ...  # noqa: D102
 
     @property
-    def shells(self) -> tuple[RadialFunction, ...]: ...  # noqa: D102
+    def shells(self) -> tuple[AnyRadialFunction, ...]: ...  # noqa: D102
     @property
-    def projectors(self) -> tuple[RadialFunction, ...]: ...  # noqa: D102
+    def projectors(self) -> tuple[AnyRadialFunction, ...]: ...  # noqa: D102
     @property
     def projector_overlap(self) -> NDArray[np.float64]: ...  # noqa: D102
     @property
@@ -146,11 +157,6 @@ class Basis:
     """The species that describe a structure, by chemical symbol."""
 
     species: Mapping[str, AnySpecies]
-
-    def check_radial_functions(self) -> None:
-        """Raise `InputError` when a species has no radial functions to compute integrals of."""
-        for species in self.species.values():
-            _ = species.shells
 
     def _per_atom(self, structure: Structure, values: dict[str, float]) -> NDArray[np.float64]:
         return np.array([values[symbol] for symbol in structure.symbols], dtype=np.float64)
@@ -172,10 +178,6 @@ class Basis:
     def cutoff_i(self, structure: Structure) -> NDArray[np.float64]:
         """Largest orbital cutoff of each atom in Bohr, shape (N,)."""
         return self._per_atom(structure, {s: x.cutoff for s, x in self.species.items()})
-
-    def projector_cutoff_i(self, structure: Structure) -> NDArray[np.float64]:
-        """Largest projector cutoff of each atom in Bohr, shape (N,)."""
-        return self._per_atom(structure, {s: x.projector_cutoff for s, x in self.species.items()})
 
     def electrons(self, structure: Structure) -> float:
         """Number of valence electrons of the neutral structure."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hamgnn_solve.core.basis.species import Basis
+from hamgnn_solve.core.basis.openmx_data import PseudoSpecies
+from hamgnn_solve.core.basis.species import AnySpecies, Basis
+from hamgnn_solve.core.integrals.bessel import MomentumShells, transform_shells
+from hamgnn_solve.core.integrals.openmx_momenta import trapezoid_orbitals
 from hamgnn_solve.core.integrals.separable import (
+    Projectors,
     add_separable,
     coupled_pairs,
     element_groups,
+    expand_by_m,
     projector_overlaps,
 )
 from hamgnn_solve.core.integrals.two_centre import two_centre_table
@@ -50,12 +55,18 @@ def overlap(structure: Structure, basis: Basis, rows: NDArray[np.int64]) -> Bloc
 
     Notes
     -----
-    Blöchl, Phys. Rev. B 50, 17953 (1994), in a basis of orbitals. The pairs beyond the orbital
-    range are tiny (3e-7 in MoS2), but S is nearly singular and they move high bands.
+    Blöchl, Phys. Rev. B 50, 17953 (1994), in a basis of orbitals; the pairs
+    beyond the orbital range are tiny (3e-7 in MoS2), but S is nearly singular and they move high
+    bands. OpenMX's orbitals have no augmentation, and their integrals follow OpenMX's quadrature
+    (`openmx_momenta`).
     """
     basis.check_covers(structure)
     rows = np.unique(rows)
-    projections = projector_overlaps(structure, basis, rows)
+    species = [basis.species[symbol] for symbol in structure.elements]
+    orbitals = [_orbitals(one) for one in species]
+    projections = projector_overlaps(
+        structure, [_augmentation(one) for one in species], orbitals, rows
+    )
     pairs = join_pairs(
         structure,
         find_pairs(structure, basis.cutoff_i(structure), rows),
@@ -64,10 +75,7 @@ def overlap(structure: Structure, basis: Basis, rows: NDArray[np.int64]) -> Bloc
     )
     result = BlockOperator.zeros(pairs, basis.norb_i(structure))
     for chosen_p, first, second in element_groups(structure.element_index_i, pairs):
-        table = two_centre_table(
-            basis.species[structure.elements[first]].shells,
-            basis.species[structure.elements[second]].shells,
-        )
+        table = two_centre_table(orbitals[first], orbitals[second])
         for start in range(0, len(chosen_p), CHUNK):
             part_p = chosen_p[start : start + CHUNK]
             result.set_blocks(part_p, table.blocks(pairs.vector_pc[part_p]))
@@ -75,6 +83,17 @@ def overlap(structure: Structure, basis: Basis, rows: NDArray[np.int64]) -> Bloc
     cutoff_i = basis.cutoff_i(structure)
     in_range_p = pairs.distance_p <= cutoff_i[pairs.first_p] + cutoff_i[pairs.second_p]
     return _drop_small(result, in_range_p, SMALLEST_TAIL)
+
+
+def _orbitals(species: AnySpecies) -> MomentumShells:
+    if isinstance(species, PseudoSpecies):
+        return trapezoid_orbitals(species)
+    return transform_shells(species.shells)
+
+
+def _augmentation(species: AnySpecies) -> Projectors:
+    coupling = expand_by_m(species.projectors, species.projector_overlap)
+    return Projectors(transform_shells(species.projectors), coupling)
 
 
 def _drop_small(

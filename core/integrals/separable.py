@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hamgnn_solve.core.basis.species import Basis, RadialFunction
+from hamgnn_solve.core.basis.species import AnyRadialFunction
+from hamgnn_solve.core.integrals.bessel import MomentumShells
 from hamgnn_solve.core.integrals.two_centre import two_centre_table
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.pairs import (
@@ -29,16 +30,40 @@ except ImportError:  # a checkout that was not built: the same sums in numpy, sl
 
 __all__ = [
     "ProjectorOverlaps",
+    "Projectors",
     "add_separable",
     "coupled_pairs",
     "element_groups",
+    "expand_by_m",
+    "pairs_within",
     "projector_overlaps",
+    "projector_pairs",
 ]
 
 # Pairs of one centre per batch of triples in numpy.
 BATCH = 256
 # Terms of a block below this are left out.
 NEGLIGIBLE = 1e-15
+
+
+@dataclass(frozen=True)
+class Projectors:
+    """Projectors of one element and how a separable term couples them.
+
+    Parameters
+    ----------
+    shells : MomentumShells
+        Projector shells; may be empty.
+    coupling : ndarray, shape (nproj, nproj)
+        D of the term, for the functions of all m (see `expand_by_m`).
+    """
+
+    shells: MomentumShells
+    coupling: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.coupling.shape != (self.shells.size, self.shells.size):
+            raise ValueError(f"{self.shells.size} projectors need a square coupling of that size")
 
 
 @dataclass(frozen=True)
@@ -123,7 +148,10 @@ class ProjectorOverlaps:
 
 
 def projector_overlaps(
-    structure: Structure, basis: Basis, rows: NDArray[np.int64]
+    structure: Structure,
+    projectors: Sequence[Projectors],
+    orbitals: Sequence[MomentumShells],
+    rows: NDArray[np.int64],
 ) -> ProjectorOverlaps:
     """Integrate <p_a | phi_j> for every centre a that the orbitals of `rows` reach.
 
@@ -131,33 +159,59 @@ def projector_overlaps(
     ----------
     structure : Structure
         The atoms.
-    basis : Basis
-        Orbitals, projectors and dS of their elements.
+    projectors, orbitals : sequence
+        Projectors and orbitals of each of `structure.elements`.
     rows : ndarray of int64
         Global indices of the atoms i whose blocks (i, j, R) are wanted.
     """
-    projector_i = basis.projector_cutoff_i(structure)
-    orbital_i = basis.cutoff_i(structure)
-    centres = np.union1d(rows, _pairs_within(structure, rows, orbital_i, projector_i).second_p)
-    pairs = _pairs_within(structure, centres, projector_i, orbital_i)
-    species = [basis.species[symbol] for symbol in structure.elements]
-    couplings = tuple(expand_by_m(one.projectors, one.projector_overlap) for one in species)
     element_i = structure.element_index_i
-    nproj_i = np.array([len(matrix) for matrix in couplings])[element_i]
-    norb_i = basis.norb_i(structure)
+    pairs = projector_pairs(structure, projectors, orbitals, rows)
+    nproj_i = np.array([one.shells.size for one in projectors])[element_i]
+    norb_i = np.array([one.size for one in orbitals], dtype=np.int64)[element_i]
     values = np.empty(int((nproj_i[pairs.first_p] * norb_i[pairs.second_p]).sum()))
     result = ProjectorOverlaps(
-        np.unique(rows), pairs, element_i, couplings, norb_i, values, np.zeros(len(pairs))
+        np.unique(rows),
+        pairs,
+        element_i,
+        tuple(one.coupling for one in projectors),
+        norb_i,
+        values,
+        np.zeros(len(pairs)),
     )
     for chosen_p, a, j in element_groups(element_i, pairs):
-        if not species[a].projectors:
+        if not projectors[a].shells.size:
             continue
-        table = two_centre_table(species[a].projectors, species[j].shells)
-        blocks = table.blocks(pairs.vector_pc[chosen_p]).reshape(len(chosen_p), -1)
-        values[result.offset_p[chosen_p][:, None] + np.arange(blocks.shape[1])] = blocks
-        strength = np.sqrt(np.abs(couplings[a]).max())
+        table = two_centre_table(projectors[a].shells, orbitals[j])
+        stride_p = np.full(len(chosen_p), orbitals[j].size)
+        table.fill(pairs.vector_pc[chosen_p], values, result.offset_p[chosen_p], stride_p)
+        strength = np.sqrt(np.abs(projectors[a].coupling).max())
         result.weight_p[chosen_p] = strength * table.envelope(pairs.distance_p[chosen_p])
     return result
+
+
+def projector_pairs(
+    structure: Structure,
+    projectors: Sequence[Projectors],
+    orbitals: Sequence[MomentumShells],
+    rows: NDArray[np.int64],
+) -> PairList:
+    """Find all pairs (a, j) in reach of each other, of centres a that the orbitals of `rows` reach.
+
+    Parameters
+    ----------
+    structure, projectors, orbitals, rows
+        As of `projector_overlaps`.
+
+    Returns
+    -------
+    PairList
+        Sorted by a, j and R; pairs of an atom with itself included.
+    """
+    element_i = structure.element_index_i
+    projector_i = np.array([one.shells.cutoff for one in projectors])[element_i]
+    orbital_i = np.array([one.cutoff for one in orbitals])[element_i]
+    centres = np.union1d(rows, pairs_within(structure, rows, orbital_i, projector_i).second_p)
+    return pairs_within(structure, centres, projector_i, orbital_i)
 
 
 def coupled_pairs(structure: Structure, overlaps: ProjectorOverlaps, threshold: float) -> PairList:
@@ -244,7 +298,7 @@ def element_groups(
 
 
 def expand_by_m(
-    shells: tuple[RadialFunction, ...], radial: NDArray[np.float64]
+    shells: tuple[AnyRadialFunction, ...], radial: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Expand a matrix between shells to one between functions, diagonal in l and m."""
     shell_l = np.array([shell.l for shell in shells], dtype=np.int64)
@@ -256,7 +310,7 @@ def expand_by_m(
     return np.where(same, radial[np.ix_(index, index)], 0.0)
 
 
-def _pairs_within(
+def pairs_within(
     structure: Structure,
     first_atoms: NDArray[np.int64],
     first_reach_i: NDArray[np.float64],
