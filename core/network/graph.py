@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-__all__ = ["CentreBlock", "PairGraph", "centre_blocks"]
+__all__ = ["CentreBlock", "PairGraph", "centre_blocks", "no_exchange"]
+
+
+def no_exchange(features: torch.Tensor) -> torch.Tensor:
+    """Return the features of a domain without ghosts as they are."""
+    return features
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from hamgnn_solve.core.network.axis_kernel import AxisKernel, PairWeights, can_c
 from hamgnn_solve.core.network.config import NetworkConfig
 from hamgnn_solve.core.network.edge_product import EdgeProduct
 from hamgnn_solve.core.network.frame import harmonics, pair_rotations, rotate
-from hamgnn_solve.core.network.graph import PairGraph
+from hamgnn_solve.core.network.graph import PairGraph, no_exchange
 from hamgnn_solve.core.network.head import OutputResidual
 from hamgnn_solve.core.network.interaction import Interaction
 from hamgnn_solve.core.network.irreps import Features, dimension, parse_irreps, unflatten
@@ -45,10 +45,6 @@ __all__ = ["HamiltonianNetwork", "NodeState"]
 
 # Bound on the error of tabulated radial weights relative to the largest.
 TABLE_ERROR = 1e-7
-
-
-def _no_exchange(features: torch.Tensor) -> torch.Tensor:
-    return features
 
 
 class _Mixing(nn.Module):
@@ -237,7 +233,7 @@ class HamiltonianNetwork(nn.Module):
         pairs: PairGraph,
         reverse: torch.Tensor,  # noqa: ARG002  # version 2 needs it
         owned: int,
-        exchange: Callable[[torch.Tensor], torch.Tensor] = _no_exchange,
+        exchange: Callable[[torch.Tensor], torch.Tensor] = no_exchange,
         chunk_size: int | None = None,
     ) -> NodeState:
         """Run the convolutions.

@@ -21,7 +21,7 @@ from hamgnn_solve.core.network.bond_frames import BondFrames, inverted
 from hamgnn_solve.core.network.bonds import BondPart, Bonds, find_bonds
 from hamgnn_solve.core.network.config import NetworkConfig
 from hamgnn_solve.core.network.frame import pair_rotations
-from hamgnn_solve.core.network.graph import PairGraph
+from hamgnn_solve.core.network.graph import PairGraph, no_exchange
 from hamgnn_solve.core.network.head import OutputResidual
 from hamgnn_solve.core.network.irreps import Features, dimension, flatten, parse_irreps, unflatten
 from hamgnn_solve.core.network.linear import Linear
@@ -51,10 +51,6 @@ CHOICES = frozenset(
         "legacy_edge_update",
     }
 )
-
-
-def _no_exchange(features: torch.Tensor) -> torch.Tensor:
-    return features
 
 
 @dataclass(frozen=True)
@@ -185,22 +181,7 @@ class HamiltonianNetworkV2(nn.Module):
     def forward(
         self, types: torch.Tensor, pairs: PairGraph, reverse: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predict all blocks of a structure in one piece, as training needs them.
-
-        Parameters
-        ----------
-        types : Tensor of int64, shape (N,)
-            Type of each atom.
-        pairs : PairGraph
-            Pairs of the atoms, every pair together with its reverse.
-        reverse : Tensor of int64, shape (P,)
-            Index of the reverse of each pair.
-
-        Returns
-        -------
-        onsite : Tensor, shape (N, norbitals, norbitals)
-        offsite : Tensor, shape (P, norbitals, norbitals)
-        """
+        """Predict all blocks of a structure; see `HamiltonianNetwork.forward`."""
         state = self.node_state(types, pairs, reverse, len(types))
         blocks = self._bond_blocks(state.bonds.pairs, state.edges).flatten(0, 1)
         offsite = blocks.index_select(0, state.bonds.direction)
@@ -214,30 +195,12 @@ class HamiltonianNetworkV2(nn.Module):
         pairs: PairGraph,
         reverse: torch.Tensor,
         owned: int,
-        exchange: Callable[[torch.Tensor], torch.Tensor] = _no_exchange,
+        exchange: Callable[[torch.Tensor], torch.Tensor] = no_exchange,
         chunk_size: int | None = None,
     ) -> PairState:
-        """Run the layers.
+        """Run the layers; see `HamiltonianNetwork.node_state`.
 
-        Parameters
-        ----------
-        types : Tensor of int64, shape (local atoms,)
-            Type of each local atom.
-        pairs : PairGraph
-            Pairs whose first atom is owned.
-        reverse : Tensor of int64, shape (P,)
-            Index of the reverse of each pair, -1 where it is not in the list.
-        owned : int
-            Number of owned atoms.
-        exchange : callable
-            Takes flat features of the owned atoms, returns those of all local atoms; called once
-            a layer.
-        chunk_size : int, optional
-            Number of directed pairs worked on at a time; gradients need all of them in one piece.
-
-        Returns
-        -------
-        PairState
+        Gradients need all pairs in one piece (`chunk_size` None).
 
         Raises
         ------
