@@ -249,7 +249,7 @@ def load_model(folder: Path | str) -> Model:
         orthonormal = {text: flag for flag, text in ORBITALS.items()}[
             description["basis"]["orbitals"]
         ]
-        network = build_network(config)
+        network = build_network(config, initialise=False)
         model = Model(
             name,
             species,

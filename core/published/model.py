@@ -58,7 +58,7 @@ def published_model(
     checkpoint = replace(checkpoint, tensors=tensors)
     config = published_config(checkpoint, settings)
     try:
-        network = build_network(config)
+        network = build_network(config, initialise=False)
     except ValueError as error:
         raise InputError(
             f"The network of {checkpoint.path} is not supported ({error}); choose another "
