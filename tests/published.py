@@ -50,7 +50,7 @@ def published_input(data: Any) -> tuple[torch.Tensor, PairGraph, torch.Tensor]:
     vector = pos[edges[1]] + torch.from_numpy(data["in/nbr_shift"]) - pos[edges[0]]
     return (
         torch.from_numpy(data["in/z"]),
-        PairGraph(edges[0], edges[1], vector),
+        PairGraph(edges[0], edges[1], vector.to(torch.get_default_dtype())),
         torch.from_numpy(data["in/inv_edge_idx"]),
     )
 
