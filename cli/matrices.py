@@ -27,6 +27,6 @@ def write_in_turn(path: Path, given: CrystalHamiltonian, comm: MPI.Intracomm) ->
         if comm.rank == 0:
             create_operator_file(path, given.system)
     for rank in range(comm.size):
-        if comm.rank == rank:
-            append_rows(path, given)
-        comm.Barrier()
+        with agreed(comm):
+            if comm.rank == rank:
+                append_rows(path, given)

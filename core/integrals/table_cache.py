@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -61,7 +62,8 @@ def kept_on_disk(
         return np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
     except (OSError, ValueError, EOFError):
         values = compute()
-    partial = folder / f".{path.stem}.{os.getpid()}.npy"
+    # A name of its own: processes of several machines may share the folder.
+    partial = folder / f".{path.stem}.{uuid.uuid4().hex}.npy"
     with suppress(OSError):
         try:
             folder.mkdir(parents=True, exist_ok=True)
