@@ -64,16 +64,21 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         the model, the k-points and the run folder have been checked.
     """
     stages = Stages(comm, options.quiet)
-    with stages.stage("read"), agreed(comm):
-        set_options(options.petsc)
-        structure = read_structure(options.structure)
-        model = find_model(options.model)
-        model.check_covers(structure)
-        basis = _basis(model, options, structure)
-        device = _device(options.device, comm)
-        path = requested_path(options, structure)
-        if comm.rank == 0:
-            prepare_folder(options.run_folder)
+    with stages.stage("read"):
+        read: Structure | None = None
+        with agreed(comm):
+            set_options(options.petsc)
+            # By one rank: the reader takes a gigabyte for thousands of atoms.
+            read = read_structure(options.structure) if comm.rank == 0 else None
+        structure: Structure = comm.bcast(read)
+        with agreed(comm):
+            model = find_model(options.model)
+            model.check_covers(structure)
+            basis = _basis(model, options, structure)
+            device = _device(options.device, comm)
+            path = requested_path(options, structure)
+            if comm.rank == 0:
+                prepare_folder(options.run_folder)
     norb_i, electrons = basis.norb_i(structure), basis.electrons(structure)
     stages.say(
         f"{options.structure}: {structure.natoms} atoms, {norb_i.sum()} orbitals, "
