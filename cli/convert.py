@@ -67,6 +67,7 @@ def _convert(parsed: argparse.Namespace) -> None:
 
     from hamgnn_solve.cli.given import read_hamiltonian
     from hamgnn_solve.core.errors import InputError
+    from hamgnn_solve.core.hamiltonian import check_not_h0
     from hamgnn_solve.core.io.scfout import scfout_zero
 
     if parsed.h0 is not None and parsed.to != "h5":
@@ -74,6 +75,7 @@ def _convert(parsed: argparse.Namespace) -> None:
     given = read_hamiltonian(parsed.source)
     if parsed.h0 is not None:
         given = replace(given, zero=scfout_zero(parsed.h0))
+        check_not_h0(given, parsed.source)
     WRITERS[parsed.to](parsed, given)
     print(f"wrote {parsed.target}")
 

@@ -104,6 +104,7 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         model.network.cpu()
         if h0_operator is not None:
             h_operator = h_operator.plus(h0_operator)
+            h0_operator = h0_operator if options.write_matrices else None
     stages.say("Hamiltonian predicted")
     with stages.stage("pencil"):
         rows = OrbitalRows(owner_i, norb_i, comm.size, comm.rank)
@@ -113,8 +114,7 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
             shells_i = tuple(basis.species[symbol].shell_l for symbol in structure.symbols)
             moved = moved_levels(structure, h_operator, s_operator, model.energy_shift)
             system = OrbitalSystem(structure, shells_i, electrons)
-            with agreed(comm):
-                matrices = CrystalHamiltonian(system, moved, s_operator, zero=h0_operator)
+            matrices = CrystalHamiltonian(system, moved, s_operator, zero=h0_operator)
             write_in_turn(options.run_folder / "matrices.h5", matrices, comm)
     with stages.steps("spectrum", len(path.kpoints_kc)) as advance:
         spectrum = solve_bands(pencil, path.kpoints_kc, electrons, options.bands, advance)

@@ -19,6 +19,7 @@ __all__ = [
     "KMesh",
     "OrbitalOrder",
     "OrbitalSystem",
+    "check_not_h0",
     "check_same_structure",
     "doubled",
     "half_reach",
@@ -115,11 +116,6 @@ class CrystalHamiltonian:
         Imaginary part of H(R), on the same pairs as H.
     zero : BlockOperator, optional
         H0, the part of H that no density enters, without spin.
-
-    Raises
-    ------
-    InputError
-        When H equals H0: such a file comes from a program that stops before self-consistency.
     """
 
     system: OrbitalSystem
@@ -139,11 +135,6 @@ class CrystalHamiltonian:
         ):
             if operator is not None and not np.array_equal(operator.norb_i, norb_i):
                 raise ValueError("an operator has other numbers of orbitals than the shells")
-        if self.zero is not None and _equal(self.hamiltonian, self.zero):
-            raise InputError(
-                "H equals H0, so it holds no self-consistent potential; take H from the .scfout "
-                "of the OpenMX run itself, not from overlap.scfout."
-            )
 
     def rows_of(self, atoms: NDArray[np.int64]) -> CrystalHamiltonian:
         """Return the blocks whose first atom is among `atoms` (global indices)."""
@@ -163,6 +154,15 @@ class CrystalHamiltonian:
     def overlap_of_bands(self) -> BlockOperator:
         """S with as many orbitals as H: of spinors with both spins."""
         return doubled(self.overlap, self.overlap) if self.system.spinors else self.overlap
+
+
+def check_not_h0(given: CrystalHamiltonian, name: str) -> None:
+    """Raise `InputError` when the H of a file is its H0: its program stopped before the density."""
+    if given.zero is not None and _equal(given.hamiltonian, given.zero):
+        raise InputError(
+            f"In {name} H equals H0, so it holds no self-consistent potential; take H from the "
+            ".scfout of the OpenMX run itself, not from overlap.scfout."
+        )
 
 
 def _equal(left: BlockOperator, right: BlockOperator) -> bool:

@@ -144,10 +144,12 @@ def test_cut_missing_and_unwritable_files_of_ours(tmp_path: Path) -> None:
         write_operator_file(tmp_path, crystal())
 
 
-def test_h_equal_to_h0_is_refused() -> None:
+def test_h_equal_to_h0_is_refused(tmp_path: Path) -> None:
     given = crystal()
-    with pytest.raises(InputError, match="H equals H0"):
-        replace(given, zero=given.hamiltonian)
+    path = tmp_path / "zero.h5"
+    write_operator_file(path, replace(given, zero=given.hamiltonian))
+    with pytest.raises(InputError, match=r"zero.h5 H equals H0"):
+        read_operator_file(path)
 
 
 @pytest.mark.parametrize("spin", ["off", "on", "nc"])

@@ -23,6 +23,7 @@ from given_models import (
 from pencil_models import printed_bands
 
 from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.hamiltonian import check_not_h0
 from hamgnn_solve.core.io.scfout import read_scfout, scfout_hamiltonian, scfout_zero
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.solver.dense import dense_eigenpairs, dense_matrix
@@ -187,7 +188,8 @@ def test_h0_of_openmx_is_told_from_h(name: str) -> None:
     given = scfout_hamiltonian(folder / f"{name}.scfout.xz")
     zero = scfout_zero(folder / "overlap.scfout.xz")
     with pytest.raises(InputError, match="H equals H0"):
-        replace(given, hamiltonian=zero, zero=zero)
+        check_not_h0(replace(given, hamiltonian=zero, zero=zero), name)
+    check_not_h0(replace(given, zero=zero), name)
     # H0 has no exchange and correlation: H differs by a tenth of a Hartree and more.
     assert np.abs(replace(given, zero=zero).hamiltonian.values - zero.values).max() > 0.1
 

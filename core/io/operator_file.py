@@ -16,6 +16,7 @@ from hamgnn_solve.core.hamiltonian import (
     CrystalHamiltonian,
     KMesh,
     OrbitalSystem,
+    check_not_h0,
     half_reach,
 )
 from hamgnn_solve.core.operator import BlockOperator
@@ -169,13 +170,15 @@ def read_operator_file(
             for name, size in sizes.items()
             if name in h5
         }
-        return CrystalHamiltonian(
+        given = CrystalHamiltonian(
             system,
             operators["H"],
             operators["S"],
             operators.get("H_imaginary"),
             operators.get("H0"),
         )
+        check_not_h0(given, str(path))
+        return given
 
 
 @contextmanager
