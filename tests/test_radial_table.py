@@ -29,7 +29,7 @@ def test_splines_are_the_perceptron(kinds: int) -> None:
     exact = exact_weights(double, columns, radial, distance_p, kind_p)
     found = table.weights(distance_p, kind_p)
     assert found.dtype == np.float32
-    # Reached 2e-7 of the largest weight, which is rounding.
+    # Reached 1.2e-7 of the largest weight, which is rounding.
     assert np.abs(found - exact).max() < 5e-7 * np.abs(exact).max()
 
 
