@@ -111,3 +111,17 @@ def spline_values(
     out: NDArray[Any],
     /,
 ) -> None: ...
+def block_product(
+    pair_start: NDArray[np.int64],
+    pairs: NDArray[np.int64],
+    first_row: NDArray[np.int64],
+    norb: NDArray[np.int64],
+    second_row: NDArray[np.int64],
+    inner: NDArray[np.int64],
+    offset: NDArray[np.int64],
+    values: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    /,
+) -> None: ...

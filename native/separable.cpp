@@ -15,6 +15,7 @@
 #include <nanobind/ndarray.h>
 
 #include "axis_product.hpp"
+#include "block_product.hpp"
 #include "platform.hpp"
 
 namespace nb = nanobind;
@@ -315,4 +316,5 @@ NB_MODULE(_native, module) {
     module.def("add_product", &add_product,
                "Add the blocks of one centre's matrix product to an operator, in place.");
     define_axis_product(module);
+    define_block_product(module);
 }

@@ -52,13 +52,14 @@ def write_matrices(
         entries.append({**entry, "rows": pencil.norbitals * (1 if pencil.is_real_at(k_c) else 2)})
     _begin(folder, pencil, entries)
     for entry in entries:
-        matrices = pencil.at(np.array(entry["k"]))
+        matrices = pencil.matrices(np.array(entry["k"]))
         for name, matrix in zip(("H", "S"), matrices, strict=True):
             viewer = PETSc.Viewer().createBinary(
                 str(folder / str(entry[name])), PETSc.Viewer.Mode.WRITE, pencil.comm
             )
             matrix.view(viewer)
             viewer.destroy()
+            matrix.destroy()
     return entries
 
 

@@ -11,21 +11,21 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.solver.factorisation import Factorisation
-from hamgnn_solve.solver.inertia import count_below, factorise_near
-from hamgnn_solve.solver.krylov import nearest_eigenvectors
+from hamgnn_solve.solver.inertia import factorise_near
+from hamgnn_solve.solver.krylov import KrylovOptions, nearest_states
 from hamgnn_solve.solver.pencil import Pencil
-from hamgnn_solve.solver.petsc import PETSc
 
-__all__ = ["Eigenpairs", "eigenpairs_near", "eigenpairs_of_bands"]
+__all__ = ["Eigenpairs", "eigenpairs_between", "eigenpairs_near", "eigenpairs_of_bands"]
 
 # Hartree. An edge for counting lies this far outside the last band, beyond its error.
 MARGIN = 1e-6
 # Vectors whose part outside the span of the others is smaller (squared) are copies.
 INDEPENDENT = 1e-8
 ATTEMPTS = 10
-# The nearest states need not be as many on either side as wanted; a few more save a second search.
-SPARE = 6
+# States beyond the wanted ones, among which an edge for counting finds a hole.
+SPARE = 4
+# Hartree. What has a larger residual is not taken for a state.
+LARGEST_RESIDUAL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,13 @@ def eigenpairs_near(
     nbands_below: int,
     nbands_above: int,
     *,
-    tolerance: float = 1e-9,
+    options: KrylovOptions | None = None,
+    start_mn: NDArray[Any] | None = None,
 ) -> Eigenpairs:
     """Compute the nearest bands below and above an energy at k.
 
-    Shift-invert Krylov-Schur (SLEPc) on the LDL^T factors (MUMPS) whose inertia gives the band
-    index. Collective.
+    Block Krylov-Schur on the LDL^T factors (MUMPS) whose inertia gives the band index; counts
+    beyond both ends certify that no band is missing. Collective.
 
     Parameters
     ----------
@@ -83,18 +84,20 @@ def eigenpairs_near(
         Energy in Hartree.
     nbands_below, nbands_above : int
         How many bands are wanted on each side; where fewer exist, those are returned.
-    tolerance : float
-        Relative tolerance of the transformed eigenproblem; energies converge as its square.
+    options : KrylovOptions, optional
+    start_mn : ndarray, shape (rows of this rank, vectors), optional
+        Where the search starts; random vectors by default.
 
     Raises
     ------
     InputError
         When the bands cannot be certified, S is not positive definite, or memory runs out.
     """
-    factorisation, sigma, count = factorise_near(pencil, k_c, sigma)
-    first, last = count - nbands_below + 1, count + nbands_above
-    search = _Search(pencil, k_c, sigma, count, factorisation, tolerance)
-    return search.bands(max(first, 1), min(last, pencil.norbitals))
+    search = _Search(pencil, k_c, options, start_mn)
+    sigma, count = search.shift_to(sigma)
+    first = max(count - nbands_below + 1, 1)
+    last = min(count + nbands_above, pencil.norbitals)
+    return search.bands(first, last)
 
 
 def eigenpairs_of_bands(
@@ -104,7 +107,8 @@ def eigenpairs_of_bands(
     first_band: int,
     last_band: int,
     *,
-    tolerance: float = 1e-9,
+    options: KrylovOptions | None = None,
+    start_mn: NDArray[Any] | None = None,
 ) -> Eigenpairs:
     """Compute the bands of given global indices at k, searched from an energy near them.
 
@@ -117,158 +121,206 @@ def eigenpairs_of_bands(
     """
     if not 1 <= first_band <= last_band <= pencil.norbitals:
         raise ValueError(f"no bands {first_band}..{last_band} among {pencil.norbitals}")
-    factorisation, sigma, count = factorise_near(pencil, k_c, sigma)
-    search = _Search(pencil, k_c, sigma, count, factorisation, tolerance)
+    search = _Search(pencil, k_c, options, start_mn)
+    search.shift_to(sigma)
     return search.bands(first_band, last_band)
 
 
+def eigenpairs_between(
+    pencil: Pencil,
+    k_c: Sequence[float] | NDArray[np.float64],
+    low: float,
+    high: float,
+    middle_band: int | None = None,
+    *,
+    options: KrylovOptions | None = None,
+    start_mn: NDArray[Any] | None = None,
+) -> Eigenpairs:
+    """Compute all bands between two energies at k from the factors at both.
+
+    The counts at both ends say how many there are; bands up to the middle one are searched from
+    below, the others from above, so that both factorisations serve the search and the certificate.
+
+    Parameters
+    ----------
+    low, high : float
+        Energies in Hartree.
+    middle_band : int, optional
+        Last band that is searched from below, a band at the edge of a gap say; half of the bands
+        by default.
+
+    Other parameters, results and errors are those of `eigenpairs_near`.
+    """
+    if not low < high:
+        raise ValueError(f"no energies between {low} and {high}")
+    search = _Search(pencil, k_c, options, start_mn)
+    high, count_high = search.shift_to(high)
+    # The count at the other end is not known yet when the middle band is.
+    if middle_band is not None:
+        search.extend(count_high - middle_band, 0)
+        low, count_low = search.shift_to(low)
+    else:
+        low, count_low = search.shift_to(low)
+        middle_band = (count_low + count_high) // 2
+    search.extend(0, middle_band - count_low)
+    return search.bands(count_low + 1, count_high)
+
+
 class _Search:
-    """States found so far around one shift at one k."""
+    """States found so far at one k, and the counts at the shifts that were factorised."""
 
     def __init__(
         self,
         pencil: Pencil,
         k_c: Sequence[float] | NDArray[np.float64],
-        sigma: float,
-        count: int,
-        factorisation: Factorisation,
-        tolerance: float,
+        options: KrylovOptions | None,
+        start_mn: NDArray[Any] | None,
     ) -> None:
-        self.pencil, self.sigma, self.count = pencil, sigma, count
+        self.pencil = pencil
         self.k_c = np.asarray(k_c, dtype=np.float64)
         self.real = pencil.is_real_at(k_c)
-        self.factorisation, self.shift, self.tolerance = factorisation, sigma, tolerance
-        self.overlap = pencil.overlap_at(k_c)
+        self.dtype = np.float64 if self.real else np.complex128
+        self.options = options or KrylovOptions()
+        self.start_mn = start_mn
+        self.attempts = 0
+        # The first shift and its count, from which bands are numbered until ends are counted.
+        self.anchor: tuple[float, int] | None = None
+        # Counts at the ends of everything need no factorisation.
+        self.counts: dict[float, int] = {-np.inf: 0, np.inf: pencil.norbitals}
         self.energies_n = np.zeros(0)
-        dtype = np.float64 if self.real else np.complex128
-        self.vectors_mn: NDArray[Any] = np.zeros((pencil.rows.nlocal, 0), dtype=dtype)
+        self.vectors_mn: NDArray[Any] = np.zeros((pencil.rows.nlocal, 0), dtype=self.dtype)
         self.residuals_n = np.zeros(0)
+
+    def shift_to(self, sigma: float) -> tuple[float, int]:
+        """Factorise at an energy; returns where that was possible, and the count there."""
+        self.factorisation, self.sigma, count = factorise_near(self.pencil, self.k_c, sigma)
+        self.counts[self.sigma] = count
+        self.anchor = self.anchor or (self.sigma, count)
+        return self.sigma, count
 
     def bands(self, first: int, last: int) -> Eigenpairs:
         """Search until the bands first..last are found and certified."""
-        below, above = max(self.count - first + 1, 0), max(last - self.count, 0)
-        wanted, missing = last - first + 1, 0
-        for attempt in range(ATTEMPTS):
-            self._extend(wanted + SPARE, seed=attempt)
-            short_below, short_above = self._short_of(below, above)
-            wanted = short_below + short_above
-            if wanted > 0:
-                self._move_shift(short_below, short_above)
+        missing = 0
+        anchor, count = self.anchor
+        for _ in range(ATTEMPTS):
+            split = int((self.energies_n < anchor).sum())
+            below = max(count - first + 1, 0) - split
+            above = max(last - count, 0) - (len(self.energies_n) - split)
+            if below > 0 or above > 0:
+                self._search_on(max(below, 0), max(above, 0))
                 continue
-            missing = self._missed(below, above)
+            low, high = self._edge(first, -1), self._edge(last, 1)
+            known = (self.energies_n > low) & (self.energies_n < high)
+            missing = self.counts[high] - self.counts[low] - int(known.sum())
             if missing == 0:
-                return self._result(first, last)
+                return self._result(low, first, last)
             if missing < 0:
                 break
-            self._factorise(self.sigma)
-            wanted = missing
+            self.extend(missing, missing)
         raise InputError(
             f"Bands {first} to {last} at k = {self.k_c} cannot be certified: the count of states "
             f"between their ends exceeds the number found by {missing}; ask for fewer bands."
         )
 
-    def _move_shift(self, short_below: int, short_above: int) -> None:
-        """Shift to the outermost known state of the side that lacks some.
+    def _search_on(self, below: int, above: int) -> None:
+        """Search more states on either side; shift to where those known end on a lone side."""
+        known = len(self.energies_n) > 0
+        if known and above == 0:
+            self.shift_to(float(self.energies_n[0]) - MARGIN)
+        elif known and below == 0:
+            self.shift_to(float(self.energies_n[-1]) + MARGIN)
+        self.extend(below + SPARE if below else 0, above + SPARE if above else 0)
 
-        The nearest unknown states are then those that follow on that side.
-        """
-        if short_below and short_above:
+    def extend(self, below: int, above: int) -> None:
+        """Find unknown states on both sides of the shift and join them to those known."""
+        if below <= 0 and above <= 0:
             return
-        edge = self.energies_n[0] - MARGIN if short_below else self.energies_n[-1] + MARGIN
-        self._factorise(float(edge))
-
-    def _factorise(self, shift: float) -> None:
-        self.factorisation, self.shift, _ = factorise_near(self.pencil, self.k_c, shift)
-
-    def _extend(self, wanted: int, seed: int) -> None:
-        """Find more states, the nearest unknown ones, and join them to those known."""
-        copies = 1 if self.real else 2
-        known = self._embedded(self.vectors_mn)
-        try:
-            found = nearest_eigenvectors(
-                self.factorisation, self.overlap, known, copies * wanted, self.tolerance, seed
-            )
-        except PETSc.Error:
-            # SLEPc stops at a negative x^T S x.
-            self.pencil.check_overlap(self.k_c)
-            raise
-        new_mn = self._complexified(found)
-        # The factors' matrix is H - shift S, so Ritz values are relative to the shift.
-        basis_mn = np.concatenate([self.vectors_mn, new_mn], axis=1)
-        shifted_mn = self._times(self.factorisation.matrix, basis_mn)
-        overlap_mn = self._times(self.overlap, basis_mn)
-        comm = self.pencil.comm
-        gram = comm.allreduce(basis_mn.conj().T @ overlap_mn)
-        small = comm.allreduce(basis_mn.conj().T @ shifted_mn)
-        # One rank decides, so that rounding cannot make two ranks keep different states.
-        offset_n, turn = comm.bcast(_rayleigh_ritz(gram, small) if comm.rank == 0 else None)
-        self.energies_n, self.vectors_mn = self.shift + offset_n, basis_mn @ turn
-        residual_mn = shifted_mn @ turn - (overlap_mn @ turn) * offset_n
-        scale_mn = overlap_mn @ turn
-        norms = comm.allreduce(
-            np.stack([(np.abs(x) ** 2).sum(axis=0) for x in (residual_mn, scale_mn)])
+        found = nearest_states(
+            lambda x: self.pencil.solve(self.factorisation, x, real=self.real),
+            lambda x: self.pencil.overlap_times(self.k_c, x),
+            self._start(),
+            self.pencil.comm,
+            max(below, 0),
+            max(above, 0),
+            self.options,
+            self.vectors_mn if self.vectors_mn.shape[1] else None,
         )
-        self.residuals_n = np.sqrt(norms[0] / norms[1])
+        self.attempts += 1
+        self._join(found)
 
-    def _short_of(self, below: int, above: int) -> tuple[int, int]:
-        """Return how many states more must be found on each side of sigma."""
-        split = int((self.energies_n < self.sigma).sum())
-        return max(below - split, 0), max(above - (len(self.energies_n) - split), 0)
+    def _start(self) -> NDArray[Any]:
+        """Return the vectors to start from: what was given at first, then random ones."""
+        shape = (self.pencil.rows.nlocal, self.options.block)
+        random = np.random.default_rng([self.attempts, self.pencil.rows.start])
+        start = random.standard_normal(shape).astype(self.dtype)
+        if self.start_mn is not None and self.attempts == 0:
+            start = np.hstack([self.start_mn.astype(self.dtype), start[:, :4]])
+        return start
 
-    def _missed(self, below: int, above: int) -> int:
-        """Return how many states between the ends of the wanted bands are not known."""
-        energies, count = self.energies_n, self.count
-        split = int((energies < self.sigma).sum())
-        missing = 0
-        if below > 0 and split < count:
-            edge = energies[split - below] - MARGIN
-            known = int(((energies > edge) & (energies < self.sigma)).sum())
-            missing += count - count_below(self.pencil, self.k_c, edge) - known
-        if above > 0 and len(energies) - split < self.pencil.norbitals - count:
-            edge = energies[split + above - 1] + MARGIN
-            known = int(((energies > self.sigma) & (energies < edge)).sum())
-            missing += count_below(self.pencil, self.k_c, edge) - count - known
-        return missing
+    def _join(self, found_mn: NDArray[Any]) -> None:
+        """Rayleigh-Ritz on known and new states; what is no state to the end is left out."""
+        states_mn = np.hstack([self.vectors_mn, found_mn])
+        self.energies_n, self.vectors_mn, self.residuals_n = self._ritz(states_mn)
+        good = self.residuals_n < LARGEST_RESIDUAL
+        self.energies_n, self.residuals_n = self.energies_n[good], self.residuals_n[good]
+        self.vectors_mn = self.vectors_mn[:, good]
 
-    def _result(self, first: int, last: int) -> Eigenpairs:
-        split = int((self.energies_n < self.sigma).sum())
-        index_n = np.arange(len(self.energies_n)) - split + self.count + 1
+    def _ritz(
+        self, states_mn: NDArray[Any]
+    ) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64]]:
+        """Return energies, S-orthonormal vectors and residuals in the span of some states."""
+        pencil, k_c, comm = self.pencil, self.k_c, self.pencil.comm
+        h_mn = pencil.hamiltonian_times(k_c, states_mn)
+        s_mn = pencil.overlap_times(k_c, states_mn)
+        gram, small = (comm.allreduce(states_mn.conj().T @ x) for x in (s_mn, h_mn))
+        # One rank decides, so that rounding cannot make two ranks keep different states.
+        energies_n, turn = comm.bcast(_rayleigh_ritz(gram, small) if comm.rank == 0 else None)
+        s_mn = s_mn @ turn
+        residual_mn = h_mn @ turn - s_mn * energies_n
+        norms = comm.allreduce(
+            np.stack([(np.abs(x) ** 2).sum(axis=0) for x in (residual_mn, s_mn)])
+        )
+        return energies_n, states_mn @ turn, np.sqrt(norms[0] / norms[1])
+
+    def _position(self, band: int) -> int:
+        """Return where a band stands among the known ones, as the count at the anchor has it."""
+        anchor, count = self.anchor
+        return int((self.energies_n < anchor).sum()) + band - count - 1
+
+    def _edge(self, band: int, side: int) -> float:
+        """Return a counted energy below (side -1) or above (side 1) a band; counts where needed.
+
+        Counting shifts lie in the widest hole among the known states beyond the band.
+        """
+        if band == (1 if side < 0 else self.pencil.norbitals):
+            return side * np.inf
+        position = self._position(band)
+        energy = self.energies_n[position]
+        counted = [s for s in self.counts if np.isfinite(s) and side * (s - energy) > 0.0]
+        if counted:
+            return min(counted, key=lambda s: abs(s - energy))
+        beyond = self.energies_n[position::-1] if side < 0 else self.energies_n[position:]
+        beyond = beyond[: SPARE + 1]
+        edge = energy + side * MARGIN
+        if len(beyond) > 1:
+            hole = int(np.argmax(np.abs(np.diff(beyond))))
+            edge = 0.5 * float(beyond[hole] + beyond[hole + 1])
+        return self.shift_to(edge)[0]
+
+    def _result(self, low: float, first: int, last: int) -> Eigenpairs:
+        index_n = np.arange(len(self.energies_n)) + 1 + self.counts[low]
+        index_n -= int((self.energies_n < low).sum())
         kept = (index_n >= first) & (index_n <= last)
+        anchor, count = self.anchor
         return Eigenpairs(
             self.k_c,
             self.energies_n[kept],
             index_n[kept],
             self.residuals_n[kept],
             self.vectors_mn[:, kept],
-            self.count,
-            self.sigma,
+            count,
+            anchor,
         )
-
-    def _complexified(self, vectors: list[PETSc.Vec]) -> NDArray[Any]:
-        """Return this rank's rows of vectors as columns, complex ones out of the embedding."""
-        arrays = [vector.getArray(readonly=True) for vector in vectors]
-        if not arrays:
-            return self.vectors_mn[:, :0]
-        columns = np.stack(arrays, axis=1)
-        return columns if self.real else columns[0::2] + 1j * columns[1::2]
-
-    def _embedded(self, vectors_mn: NDArray[Any]) -> list[PETSc.Vec]:
-        """Return vectors for PETSc; of a complex one both real vectors of its embedding."""
-        turned_mn = vectors_mn if self.real else np.hstack([vectors_mn, 1j * vectors_mn])
-        return [self._vector(vector_m) for vector_m in turned_mn.T]
-
-    def _vector(self, values_m: NDArray[Any]) -> PETSc.Vec:
-        vector = self.overlap.createVecRight()
-        vector.setArray(np.ascontiguousarray(values_m).view(np.float64))
-        return vector
-
-    def _times(self, matrix: PETSc.Mat, vectors_mn: NDArray[Any]) -> NDArray[Any]:
-        products = []
-        for n in range(vectors_mn.shape[1]):
-            product = self.overlap.createVecLeft()
-            matrix.mult(self._vector(vectors_mn[:, n]), product)
-            products.append(product)
-        return self._complexified(products)
 
 
 def _rayleigh_ritz(
@@ -276,12 +328,13 @@ def _rayleigh_ritz(
 ) -> tuple[NDArray[np.float64], NDArray[Any]]:
     """Return Ritz values and the coefficients of S-orthonormal Ritz vectors.
 
-    A state found twice, once known and once new or as both copies of the embedding, is one
-    direction of the Gram matrix and counts once.
+    A state found twice is one direction of the Gram matrix and counts once.
     """
-    size_n, directions = scipy.linalg.eigh(0.5 * (gram + gram.conj().T))
-    kept = size_n > INDEPENDENT * size_n.max(initial=0.0)
-    orthonormal = directions[:, kept] / np.sqrt(size_n[kept])
+    scale_n = 1.0 / np.sqrt(np.diag(gram).real)
+    scaled = scale_n[:, None] * gram * scale_n
+    size_n, directions = scipy.linalg.eigh(0.5 * (scaled + scaled.conj().T))
+    kept = size_n > INDEPENDENT
+    orthonormal = scale_n[:, None] * directions[:, kept] / np.sqrt(size_n[kept])
     projected = orthonormal.conj().T @ small @ orthonormal
     values_n, turn = scipy.linalg.eigh(0.5 * (projected + projected.conj().T))
     return values_n, orthonormal @ turn

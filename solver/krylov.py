@@ -1,98 +1,306 @@
-"""Eigenvectors nearest to a shift: SLEPc's Krylov-Schur on the LDL^T factors."""
+"""States nearest to a shift: block Krylov-Schur iterations on A = H - sigma S."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+import scipy.linalg
+from mpi4py import MPI
+from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.solver.factorisation import Factorisation
-from hamgnn_solve.solver.petsc import PETSc, SLEPc
 
-__all__ = ["nearest_eigenvectors"]
+__all__ = ["KrylovOptions", "nearest_states"]
 
-RESTARTS = 300
+# Of a new vector rounding alone is left when its squared S-norm falls below this part.
+NOTHING_NEW = 1e-24
+# Directions of vectors of length one with smaller squared S-norm depend on the others.
+DEPENDENT = 1e-13
+# Ritz values are looked at each time the space has grown by this part.
+GROWTH = 0.15
 
-
-class _Solve:
-    """Hands the factors to SLEPc's spectral transformation as a preconditioner."""
-
-    def __init__(self, factorisation: Factorisation) -> None:
-        self.factorisation = factorisation
-
-    def apply(self, _pc: PETSc.PC, right: PETSc.Vec, solution: PETSc.Vec) -> None:
-        self.factorisation.solve(right, solution)
+Product = Callable[[NDArray[Any]], NDArray[Any]]
 
 
-def nearest_eigenvectors(
-    factorisation: Factorisation,
-    overlap: PETSc.Mat,
-    known: list[PETSc.Vec],
-    wanted: int,
-    tolerance: float,
-    seed: int,
-) -> list[PETSc.Vec]:
-    """Find the eigenvectors of (H - sigma S) x = t S x whose t is smallest in magnitude.
-
-    Shift-invert Krylov-Schur (Stewart, SIAM J. Matrix Anal. Appl. 23, 601 (2001)) in the inner
-    product of S, with the factors that were made for the inertia. Collective.
+@dataclass(frozen=True)
+class KrylovOptions:
+    """How the space of vectors grows.
 
     Parameters
     ----------
-    factorisation : Factorisation
-        Of the matrix H - sigma S, real or embedded.
-    overlap : PETSc.Mat
-        S of the same kind.
-    known : list of PETSc.Vec
-        Eigenvectors that are not to be found again.
-    wanted : int
-        How many to find; fewer come back where fewer exist.
+    block : int
+        Vectors that are solved for at a time: more cost less each, but a longer space.
+    largest : int
+        Vectors that are held before a restart; 0 for six times the wanted states and at least 24
+        blocks.
     tolerance : float
-        Relative tolerance of the transformed problem; energies converge as its square.
-    seed : int
-        Of the start vector.
+        Residual of a state of A^-1 S relative to its eigenvalue.
+    restarts : int
+        After so many the search is given up.
+    """
+
+    block: int = 16
+    largest: int = 0
+    tolerance: float = 1e-9
+    restarts: int = 60
+
+    def __post_init__(self) -> None:
+        if self.block < 1 or self.largest < 0 or self.restarts < 1 or not self.tolerance > 0.0:
+            raise ValueError(f"{self} cannot be iterated")
+
+
+def nearest_states(
+    solve: Product,
+    overlap_times: Product,
+    start_mn: NDArray[Any],
+    comm: MPI.Comm,
+    below: int,
+    above: int,
+    options: KrylovOptions,
+    known_mn: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Find the states of A x = t S x whose t is nearest to zero, on either side of it.
+
+    Thick-restart block Lanczos (Wu and Simon, SIAM J. Matrix Anal. Appl. 22, 602 (2000)), which for
+    symmetric problems is Krylov-Schur (Stewart, SIAM J. Matrix Anal. Appl. 23, 601 (2001)), for the
+    operator A^-1 S in the inner product of S, with every block orthogonalised against all others.
+    A block finds degenerate states together and shares one pass over the factors. Collective.
+
+    Parameters
+    ----------
+    solve : callable
+        Applies A^-1 to vectors (rows of this rank, columns).
+    overlap_times : callable
+        Applies S.
+    start_mn : ndarray, shape (rows of this rank, block)
+        Vectors to start from, random ones or neighbours of the states.
+    comm : mpi4py.MPI.Comm
+    below, above : int
+        How many states with negative and with positive t must have converged.
+    options : KrylovOptions
+    known_mn : ndarray, shape (rows of this rank, K), optional
+        S-orthonormal states that are not to be found again.
+
+    Returns
+    -------
+    ndarray, shape (rows of this rank, states)
+        At least the wanted states, each once, S-orthonormal up to rounding; where fewer exist, all.
 
     Raises
     ------
     InputError
         When they do not converge.
     """
-    size = overlap.getSize()[0] - len(known)
-    wanted = min(wanted, size)
-    if wanted == 0:
-        return []
-    eps = SLEPc.EPS().create(overlap.getComm())
-    eps.setOperators(factorisation.matrix, overlap)
-    eps.setProblemType(SLEPc.EPS.ProblemType.GHEP)
-    eps.setWhichEigenpairs(SLEPc.EPS.Which.TARGET_MAGNITUDE)
-    eps.setTarget(0.0)
-    eps.setTolerances(tolerance, RESTARTS)
-    eps.setDimensions(wanted, min(size, max(2 * wanted, wanted + 24)))
-    if known:
-        eps.setDeflationSpace(known)
-    eps.setInitialSpace([_random_vector(overlap, seed)])
-    transform = eps.getST()
-    transform.setType(SLEPc.ST.Type.SINVERT)
-    solver = transform.getKSP()
-    solver.setType(PETSc.KSP.Type.PREONLY)
-    solver.getPC().setType(PETSc.PC.Type.PYTHON)
-    solver.getPC().setPythonContext(_Solve(factorisation))
-    eps.setFromOptions()
-    eps.solve()
-    converged = eps.getConverged()
-    vectors = [overlap.createVecRight() for _ in range(converged)]
-    for n, vector in enumerate(vectors):
-        eps.getEigenvector(n, vector)
-    eps.destroy()
-    if converged < wanted:
-        raise InputError(
-            f"Only {converged} of {wanted} states around the energy converged after {RESTARTS} "
-            'restarts; ask for fewer bands, or give --petsc "-eps_ncv N" a larger subspace.'
-        )
-    return vectors
+    space = _Space(overlap_times, comm, start_mn, known_mn)
+    size = int(comm.allreduce(start_mn.shape[0])) - space.nknown
+    below, above = min(below, size), min(above, size)
+    wanted = below + above
+    width = start_mn.shape[1]
+    largest = options.largest or max(6 * wanted, 24 * options.block)
+    largest = min(max(largest, 4 * width, wanted + 2 * width), size)
+    space.reserve(largest + 2 * width)
+    space.append(start_mn)
+    looked_at = 0
+    for _ in range(options.restarts):
+        while True:
+            space.expand(solve)
+            exhausted = space.next_width == 0
+            full = space.size + space.next_width > largest
+            if not (exhausted or full) and space.size < (1.0 + GROWTH) * looked_at:
+                continue
+            looked_at = space.size
+            ritz = space.ritz()
+            if exhausted or ritz.has_converged(below, above, options.tolerance):
+                return space.vectors(ritz, ritz.chosen(below, above, options.tolerance))
+            if full:
+                break
+        space.restart(ritz, ritz.kept(below, above, largest - 2 * width))
+        looked_at = 0
+    raise InputError(
+        f"{wanted} states around the energy did not converge after {options.restarts} restarts of "
+        f"a space of {largest} vectors; ask for fewer bands or give --subspace a larger number."
+    )
 
 
-def _random_vector(matrix: PETSc.Mat, seed: int) -> PETSc.Vec:
-    vector = matrix.createVecRight()
-    start, stop = vector.getOwnershipRange()
-    vector.setArray(np.random.default_rng([seed, start]).standard_normal(stop - start))
-    return vector
+@dataclass(frozen=True)
+class _Ritz:
+    """Ritz values theta of A^-1 S, their coefficients and residuals."""
+
+    theta_n: NDArray[np.float64]
+    turn: NDArray[Any]
+    residual_n: NDArray[np.float64]
+    coupling: NDArray[Any]
+
+    def _outermost(self, count: int, positive: bool) -> NDArray[np.int64]:
+        """Return the Ritz values of one sign that are largest in magnitude, outermost first."""
+        signed = self.theta_n if positive else -self.theta_n
+        order = np.argsort(-signed, kind="stable")
+        return order[signed[order] > 0.0][:count]
+
+    def has_converged(self, below: int, above: int, tolerance: float) -> bool:
+        for count, positive in ((below, False), (above, True)):
+            chosen = self._outermost(count, positive)
+            if len(chosen) < count:
+                return False
+            if (self.residual_n[chosen] > tolerance * np.abs(self.theta_n[chosen])).any():
+                return False
+        return True
+
+    def chosen(self, below: int, above: int, tolerance: float) -> NDArray[np.int64]:
+        """Return the wanted states and those beyond them that have converged as well."""
+        good = self.residual_n <= 10.0 * tolerance * np.abs(self.theta_n)
+        wanted = np.zeros(len(self.theta_n), dtype=bool)
+        wanted[self._outermost(below, False)] = True
+        wanted[self._outermost(above, True)] = True
+        return np.flatnonzero(wanted | good)
+
+    def kept(self, below: int, above: int, room: int) -> NDArray[np.int64]:
+        """Return what a restart keeps: the wanted states and half as many beyond them."""
+        sides = [
+            self._outermost(count + count // 2 + 4, side)
+            for count, side in ((below, False), (above, True))
+            if count > 0
+        ]
+        kept = np.concatenate(sides)
+        return kept[np.argsort(-np.abs(self.theta_n[kept]), kind="stable")][:room]
+
+
+class _Space:
+    """S-orthonormal vectors V, their products S V, and T = V^dagger S A^-1 S V."""
+
+    def __init__(
+        self,
+        overlap_times: Product,
+        comm: MPI.Comm,
+        start_mn: NDArray[Any],
+        known_mn: NDArray[Any] | None,
+    ) -> None:
+        self.overlap_times, self.comm = overlap_times, comm
+        self.rows, self.dtype = start_mn.shape[0], start_mn.dtype
+        known = np.zeros((self.rows, 0), self.dtype) if known_mn is None else known_mn
+        self.nknown = known.shape[1]
+        self.known = (known, overlap_times(known) if self.nknown else known)
+        self.size = 0
+        self.next_width = 0
+
+    def reserve(self, columns: int) -> None:
+        self.v = np.empty((self.rows, columns), self.dtype, order="F")
+        self.sv = np.empty((self.rows, columns), self.dtype, order="F")
+        self.t = np.zeros((columns, columns), self.dtype)
+
+    def append(self, block_mn: NDArray[Any]) -> None:
+        """Make a block S-orthonormal to all others and put it after them."""
+        block, _, _ = self._orthogonal(np.array(block_mn, dtype=self.dtype, order="F"))
+        self.next_width = block[0].shape[1]
+        place = slice(self.size, self.size + self.next_width)
+        self.v[:, place], self.sv[:, place] = block
+
+    def expand(self, solve: Product) -> None:
+        """Apply A^-1 S to the last block and append what is new in it."""
+        start, self.size = self.size, self.size + self.next_width
+        image = np.asfortranarray(solve(self.sv[:, start : self.size]))
+        block, coefficients, self.coupling = self._orthogonal(image)
+        self.t[: self.size, start : self.size] = coefficients
+        self.t[start : self.size, : self.size] = coefficients.conj().T
+        self.last = start
+        self.next_width = block[0].shape[1]
+        place = slice(self.size, self.size + self.next_width)
+        if place.stop > self.v.shape[1]:
+            raise ValueError("the space of vectors is full")
+        self.v[:, place], self.sv[:, place] = block
+
+    def ritz(self) -> _Ritz:
+        """Return Ritz values; the same on every rank, for one rank works them out."""
+        t = self.t[: self.size, : self.size]
+        solved = scipy.linalg.eigh(0.5 * (t + t.conj().T)) if self.comm.rank == 0 else None
+        theta_n, turn = self.comm.bcast(solved)
+        coupling = self.coupling @ turn[self.last :]
+        return _Ritz(theta_n, turn, np.linalg.norm(coupling, axis=0), coupling)
+
+    def vectors(self, ritz: _Ritz, chosen: NDArray[np.int64]) -> NDArray[Any]:
+        """Return Ritz vectors."""
+        return self.v[:, : self.size] @ ritz.turn[:, chosen]
+
+    def restart(self, ritz: _Ritz, kept: NDArray[np.int64]) -> None:
+        """Shrink the space to some Ritz vectors and the block that follows them."""
+        count, width = len(kept), self.next_width
+        turn = ritz.turn[:, kept]
+        following = slice(self.size, self.size + width)
+        for vectors in (self.v, self.sv):
+            new = vectors[:, : self.size] @ turn
+            block = vectors[:, following].copy()
+            vectors[:, :count], vectors[:, count : count + width] = new, block
+        self.t[...] = 0.0
+        self.t[:count, :count] = np.diag(ritz.theta_n[kept])
+        self.size = count
+
+    def _orthogonal(
+        self, block: NDArray[Any]
+    ) -> tuple[tuple[NDArray[Any], NDArray[Any]], NDArray[Any], NDArray[Any]]:
+        """Make a block S-orthonormal to the space and in itself.
+
+        Returns
+        -------
+        (vectors, S vectors), coefficients along the space, coefficients along the new vectors
+        """
+        coefficients = np.zeros((self.size, block.shape[1]), self.dtype)
+        for _ in range(2):
+            self._project(block, self.known)
+            coefficients += self._project(block, self._basis)
+        image = np.asfortranarray(self.overlap_times(block))
+        coupling = np.eye(block.shape[1], dtype=self.dtype)
+        before_n = (np.abs(coefficients) ** 2).sum(axis=0)
+        for _ in range(2):
+            gram = self.comm.allreduce(block.conj().T @ image)
+            root, inverse = self._roots(gram, before_n)
+            before_n = np.zeros(root.shape[0])
+            block, image = block @ inverse, image @ inverse
+            coupling = root @ coupling
+            if block.shape[1] == 0:
+                break
+            # What rounding left along the space, now that the vectors have length one.
+            small = self.comm.allreduce(self._basis[1].conj().T @ block)
+            block -= self._basis[0] @ small
+            image -= self._basis[1] @ small
+            coefficients += small @ coupling
+        return (block, image), coefficients, coupling
+
+    @property
+    def _basis(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        return self.v[:, : self.size], self.sv[:, : self.size]
+
+    def _project(
+        self, block: NDArray[Any], basis: tuple[NDArray[Any], NDArray[Any]]
+    ) -> NDArray[Any]:
+        """Take the part along a basis off a block, in place; returns its coefficients."""
+        vectors, images = basis
+        if vectors.shape[1] == 0:
+            return np.zeros((0, block.shape[1]), self.dtype)
+        part = self.comm.allreduce(images.conj().T @ block)
+        block -= vectors @ part
+        return np.asarray(part)
+
+    def _roots(
+        self, gram: NDArray[Any], before_n: NDArray[np.float64]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return R and R^-1 of the independent part of a Gram matrix R^dagger R.
+
+        `before_n` are the squared norms of what the projections took off each vector.
+        """
+        solved = None
+        if self.comm.rank == 0:
+            norm_n = np.diag(gram).real
+            new = norm_n > NOTHING_NEW * (norm_n + before_n)
+            scale_n = np.where(new, 1.0 / np.sqrt(np.where(new, norm_n, 1.0)), 0.0)
+            scaled = scale_n[:, None] * gram * scale_n
+            size_n, turn = scipy.linalg.eigh(0.5 * (scaled + scaled.conj().T))
+            kept = size_n > DEPENDENT
+            length, turn = np.sqrt(size_n[kept]), turn[:, kept]
+            norms = np.sqrt(np.where(new, norm_n, 0.0))
+            root = length[:, None] * turn.conj().T * norms
+            solved = (root, scale_n[:, None] * turn / length)
+        root, inverse = self.comm.bcast(solved)
+        return root, inverse

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.parallel.rows import OrbitalRows
 
-__all__ = ["BlockGroup", "BlockPattern", "group_blocks"]
+__all__ = ["BlockGroup", "BlockPattern", "block_keys", "group_blocks"]
+
+
+# Numbers of blocks that are worked on at a time.
+PART = 1_000_000
 
 
 class BlockPattern:
-    """The union of the (i, j) of some operators as the rows of a compressed sparse matrix.
+    """Places of (i, j) blocks among the rows of a compressed sparse matrix.
 
     A row holds the blocks of its atom in ascending order of columns. Entries are counted in
     units of one number at real k and of one (even, odd) pair of numbers in the embedding, where
@@ -25,16 +29,20 @@ class BlockPattern:
     ----------
     rows : OrbitalRows
         Numbering and distribution of the orbitals.
-    operators : BlockOperator
-        Operators whose blocks must have a place; first atoms belong to this rank.
+    keys : iterable of ndarray of int64
+        `block_keys` of operators whose blocks must have a place; first atoms belong to this rank.
+    upper : bool
+        Whether only entries on and above the diagonal are kept, which a symmetric matrix needs.
     """
 
-    def __init__(self, rows: OrbitalRows, *operators: BlockOperator) -> None:
-        self.rows = rows
+    def __init__(
+        self, rows: OrbitalRows, keys: Iterable[NDArray[np.int64]], *, upper: bool
+    ) -> None:
+        self.rows, self.upper = rows, upper
         own = rows.first_row_i[rows.owned]
         # Every diagonal block has a place, so that H - sigma S has no hole there.
-        keys = [own * rows.nrows + own, *(_pair_keys(rows, x) for x in operators)]
-        self.key_q = np.unique(np.concatenate(keys))
+        every = np.unique(np.concatenate([own * rows.nrows + own, *keys]))
+        self.key_q = every[every // rows.nrows <= every % rows.nrows] if upper else every
         atom_of_row = np.zeros(rows.nrows, dtype=np.int64)
         atom_of_row[rows.first_row_i] = np.arange(len(rows.norb_i))
         self.first_q = atom_of_row[self.key_q // rows.nrows]
@@ -50,6 +58,7 @@ class BlockPattern:
         self._offset_q = np.cumsum(width_q) - width_q - self._column_i[self.first_q]
         self._nnz = int((lengths * norbs).sum())
         self._csr: dict[bool, tuple[NDArray[np.int32], NDArray[np.int32]]] = {}
+        self._kept: dict[bool, NDArray[np.bool_]] = {}
 
     def buffer(self, real: bool) -> NDArray[np.float64] | NDArray[np.complex128]:
         """Return zeros for all entries: real numbers, or pairs of numbers as complex ones."""
@@ -84,20 +93,39 @@ class BlockPattern:
     def csr(self, real: bool) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Return row pointers and global columns of this rank's rows, as PETSc wants them."""
         if real not in self._csr:
-            self._csr[real] = self._make_csr(1 if real else 2)
+            self._csr[real] = self._make_csr(real)
         return self._csr[real]
 
-    def _make_csr(self, copies: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        rows = self.rows
+    def entries(
+        self, values: NDArray[np.float64] | NDArray[np.complex128], real: bool
+    ) -> NDArray[np.float64]:
+        """Return the numbers of a filled `buffer` in the order of `csr`."""
+        numbers = values if real else values.view(np.float64)
+        self.csr(real)
+        return numbers[self._kept[real]] if self.upper else numbers
+
+    def _make_csr(self, real: bool) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        rows, copies = self.rows, 1 if real else 2
         norb_q = rows.norb_i[self.second_q]
         columns = np.repeat(rows.first_row_i[self.second_q], norb_q) + ragged_arange(norb_q)
-        atom_m = np.repeat(rows.owned, copies * rows.norb_i[rows.owned])
-        length_m = self._length_i[atom_m]
-        entries = np.repeat(self._column_i[atom_m], length_m) + ragged_arange(length_m)
-        indices = columns.astype(np.int32)[entries]
         if copies == 2:
-            indices = np.stack([2 * indices, 2 * indices + 1], axis=1).ravel()
-        indptr = np.concatenate([[0], np.cumsum(copies * length_m)])
+            columns = np.stack([2 * columns, 2 * columns + 1], axis=1).ravel()
+        atom_m = np.repeat(rows.owned, copies * rows.norb_i[rows.owned])
+        length_m = copies * self._length_i[atom_m]
+        # Row by row, so that no index array of the size of the matrix is made in 64 bits.
+        columns = columns.astype(np.int32)
+        start_m = copies * self._column_i[atom_m]
+        indices = np.concatenate(
+            [columns[a : a + n] for a, n in zip(start_m.tolist(), length_m.tolist(), strict=True)]
+            or [columns]
+        )
+        if self.upper:
+            own_row = np.arange(copies * rows.start, copies * rows.stop, dtype=np.int32)
+            kept = indices >= np.repeat(own_row, length_m)
+            row_ends = np.concatenate([[0], np.cumsum(length_m)])
+            length_m = np.diff(np.concatenate([[0], np.cumsum(kept)])[row_ends])
+            self._kept[real], indices = kept, indices[kept]
+        indptr = np.concatenate([[0], np.cumsum(length_m)])
         return indptr.astype(np.int32), indices
 
 
@@ -124,13 +152,30 @@ class BlockGroup:
     columns: int
 
 
-def group_blocks(operator: BlockOperator, pattern: BlockPattern) -> Iterator[BlockGroup]:
-    """Yield the blocks of an operator shape by shape with their places in the pattern."""
-    position_p = np.searchsorted(pattern.key_q, _pair_keys(pattern.rows, operator))
-    for chosen_p, rows, columns in operator.groups():
+def group_blocks(
+    operator: BlockOperator, pattern: BlockPattern, kept_p: NDArray[np.bool_]
+) -> Iterator[BlockGroup]:
+    """Yield the kept blocks of an operator shape by shape with their places in the pattern."""
+    key_p = block_keys(pattern.rows, operator)
+    if pattern.upper:
+        kept_p = kept_p & (key_p // pattern.rows.nrows <= key_p % pattern.rows.nrows)
+    position_p = np.searchsorted(pattern.key_q, key_p)
+    for every_p, rows, columns in operator.groups():
+        chosen_p = every_p[kept_p[every_p]]
+        if len(chosen_p) == 0:
+            continue
         order = np.argsort(position_p[chosen_p], kind="stable")
         pattern_q, starts = np.unique(position_p[chosen_p][order], return_index=True)
-        yield BlockGroup(chosen_p[order], starts, pattern_q, rows, columns)
+        chosen_p = chosen_p[order]
+        # In parts, so that copies of blocks stay small beside the operator.
+        step = max(PART // (rows * columns), 1)
+        ends = np.concatenate([starts[1:], [len(chosen_p)]])
+        for first in range(0, len(starts), step):
+            part = slice(first, first + step)
+            begin, end = starts[first], ends[part][-1]
+            yield BlockGroup(
+                chosen_p[begin:end], starts[part] - begin, pattern_q[part], rows, columns
+            )
 
 
 def ragged_arange(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -140,6 +185,7 @@ def ragged_arange(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.arange(total) - np.repeat(ends - lengths, lengths)
 
 
-def _pair_keys(rows: OrbitalRows, operator: BlockOperator) -> NDArray[np.int64]:
+def block_keys(rows: OrbitalRows, operator: BlockOperator) -> NDArray[np.int64]:
+    """Return first row times number of rows plus first column of each block, shape (P,)."""
     pairs = operator.pairs
     return rows.first_row_i[pairs.first_p] * rows.nrows + rows.first_row_i[pairs.second_p]

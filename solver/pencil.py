@@ -1,8 +1,9 @@
-"""H(k) and S(k) as distributed sparse matrices."""
+"""The pencil (H(k), S(k)): products with vectors, and factors of H - sigma S."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -10,15 +11,21 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.parallel.block_product import BlockProduct
 from hamgnn_solve.parallel.rows import OrbitalRows
-from hamgnn_solve.solver.factorisation import Factorisation, SingularMatrixError
-from hamgnn_solve.solver.pattern import BlockPattern, group_blocks
+from hamgnn_solve.solver.factorisation import FactorOptions, Factorisation, SingularMatrixError
+from hamgnn_solve.solver.lattice_sum import LatticeSum, phases
+from hamgnn_solve.solver.pattern import PART
 from hamgnn_solve.solver.petsc import PETSc
 
 __all__ = ["Pencil", "is_real_point"]
 
 # The network, summing in single precision, leaves about 1e-6 Hartree between H and its adjoint.
 LARGEST_ASYMMETRY = 1e-4
+# Blocks of which no entry is larger, in Hartree or of S, are left out of what is factorised.
+NEGLIGIBLE = 1e-8
+# Where H and its adjoint are compared; no image R is left without a phase of its own.
+GENERAL_K = (0.1234, -0.2345, 0.3456)
 
 
 def is_real_point(k_c: Sequence[float] | NDArray[np.float64]) -> bool:
@@ -34,16 +41,17 @@ def is_real_point(k_c: Sequence[float] | NDArray[np.float64]) -> bool:
 
 
 class Pencil:
-    """The pencil (H(k), S(k)) of sum_R exp(2 pi i k.R) O(R) as PETSc AIJ matrices.
+    """The pencil (H(k), S(k)) of sum_R exp(2 pi i k.R) O(R), its rows distributed over ranks.
 
-    At k with 2k a reciprocal lattice vector the matrices are real and have one row an orbital.
-    At every other k they are the real symmetric embedding of twice the size, whose orbital m
-    takes rows 2m and 2m + 1 and whose entries are the blocks ((Re, -Im), (Im, Re)); each
-    eigenvalue then appears exactly twice and LDL^T still counts states. H, S and H - sigma S
-    share one pattern, set once for each kind; a new k or sigma only refills values.
+    Products with vectors come from the blocks themselves. Only H - sigma S becomes a sparse
+    matrix, for its LDL^T factors, and there only what matters: the upper triangle, without
+    the blocks of which no entry exceeds `negligible`: the tail of an overlap with projectors would
+    double the factors. Energies, residuals and the last Rayleigh-Ritz step have all blocks.
 
-    Blocks with an imaginary part (spin-orbit coupling) make H(k) complex at every k, so that all
-    matrices are embeddings.
+    At k with 2k a reciprocal lattice vector that matrix is real and has one row an orbital.
+    At every other k, and at all k where H(R) has an imaginary part, it is the real symmetric
+    embedding of twice the size, whose entries are the blocks ((Re, -Im), (Im, Re)); each eigenvalue
+    then appears exactly twice and LDL^T still counts states. Vectors are complex all the same.
 
     Parameters
     ----------
@@ -52,11 +60,15 @@ class Pencil:
     rows : OrbitalRows
         Numbering and distribution of the orbitals.
     comm : mpi4py.MPI.Comm
-        The processes that share the matrices; it must be the one `rows` was made for.
+        The processes that share the pencil; it must be the one `rows` was made for.
     imaginary : BlockOperator, optional
         Imaginary part of H(R), on the pairs of `hamiltonian`.
     electrons_per_band : int
         2 for orbitals without spin, 1 for spinors.
+    factor_options : FactorOptions, optional
+        Memory and form of the factors.
+    negligible : float
+        Blocks with no larger entry (Hartree, or of S) are not factorised.
 
     Raises
     ------
@@ -73,25 +85,26 @@ class Pencil:
         *,
         imaginary: BlockOperator | None = None,
         electrons_per_band: int = 2,
+        factor_options: FactorOptions | None = None,
+        negligible: float = NEGLIGIBLE,
     ) -> None:
         if comm.Get_size() != rows.size or comm.Get_rank() != rows.rank:
             raise ValueError(f"rows of rank {rows.rank} of {rows.size} on another communicator")
         self.rows = rows
         self.comm = comm
         self.electrons_per_band = electrons_per_band
-        self._operators = {"H": hamiltonian, "S": overlap}
+        self.factor_options = factor_options or FactorOptions()
+        self.negligible = negligible
+        self.operators = {"H": hamiltonian, "S": overlap}
         # What multiplies the blocks of each operator beside the phase.
         self._unit: dict[str, complex] = {"H": 1.0, "S": 1.0}
         if imaginary is not None:
-            self._operators["Im H"], self._unit["Im H"] = imaginary, 1j
+            self.operators["Im H"], self._unit["Im H"] = imaginary, 1j
         self._check_blocks()
-        self._pattern = BlockPattern(rows, *self._operators.values())
-        self._groups = {
-            name: list(group_blocks(operator, self._pattern))
-            for name, operator in self._operators.items()
+        self._products = {
+            name: BlockProduct(operator, rows, comm) for name, operator in self.operators.items()
         }
-        self._matrices: dict[tuple[str, bool], PETSc.Mat] = {}
-        self._filled: dict[tuple[str, bool], tuple[float, ...]] = {}
+        self._sums: dict[bool, LatticeSum] = {}
         self._factorisations: dict[bool, Factorisation] = {}
         self._check_symmetry()
 
@@ -100,27 +113,36 @@ class Pencil:
         """Number of orbitals in the cell, the number of bands."""
         return self.rows.nrows
 
+    @property
+    def factorisations(self) -> int:
+        """How many matrices have been factorised."""
+        return sum(x.factorisations for x in self._factorisations.values())
+
     def is_real_at(self, k_c: Sequence[float] | NDArray[np.float64]) -> bool:
-        """Tell whether the matrices at k are real rather than the embedding."""
-        return is_real_point(k_c) and "Im H" not in self._operators
+        """Tell whether H(k) and S(k) are real."""
+        return is_real_point(k_c) and "Im H" not in self.operators
 
-    def at(self, k_c: Sequence[float] | NDArray[np.float64]) -> tuple[PETSc.Mat, PETSc.Mat]:
-        """Return H(k) and S(k), real or embedded. Collective.
+    def hamiltonian_times(
+        self, k_c: Sequence[float] | NDArray[np.float64], vectors_mn: NDArray[Any]
+    ) -> NDArray[Any]:
+        """Return H(k) X, shape (rows of this rank, vectors). Collective."""
+        product = self._times("H", k_c, vectors_mn)
+        if "Im H" in self.operators:
+            product = product + 1j * self._times("Im H", k_c, vectors_mn)
+        return product
 
-        The pencil owns the matrices: the next call for the same kind of k refills them.
-        """
-        return self._filled_matrix("H", k_c, 1.0, 0.0), self.overlap_at(k_c)
-
-    def overlap_at(self, k_c: Sequence[float] | NDArray[np.float64]) -> PETSc.Mat:
-        """Return S(k) alone, real or embedded. Collective."""
-        return self._filled_matrix("S", k_c, 0.0, 1.0)
+    def overlap_times(
+        self, k_c: Sequence[float] | NDArray[np.float64], vectors_mn: NDArray[Any]
+    ) -> NDArray[Any]:
+        """Return S(k) X, shape (rows of this rank, vectors). Collective."""
+        return self._times("S", k_c, vectors_mn)
 
     def factorise(
         self, k_c: Sequence[float] | NDArray[np.float64], sigma: float
     ) -> tuple[Factorisation, int]:
         """Factorise H(k) - sigma S(k); return the factors and the number of states below sigma.
 
-        Collective. The factors live until the next call for the same kind of k.
+        Collective. The factors live until the next call.
 
         Raises
         ------
@@ -129,6 +151,29 @@ class Pencil:
             counted twice.
         """
         return self._factorise(k_c, 1.0, -sigma)
+
+    def solve(
+        self, factorisation: Factorisation, right_mn: NDArray[Any], *, real: bool
+    ) -> NDArray[Any]:
+        """Solve (H - sigma S) X = B with factors of `factorise`. Collective.
+
+        Parameters
+        ----------
+        factorisation : Factorisation
+        right_mn : ndarray, shape (rows of this rank, columns)
+            Complex where the factors are those of the embedding.
+        real : bool
+            Whether the factors are those of a real matrix; complex right-hand sides are then
+            solved as two real ones.
+        """
+        if not real:
+            columns = np.ascontiguousarray(right_mn.T, dtype=np.complex128)
+            solution = factorisation.solve(columns.view(np.float64).T)
+            return np.ascontiguousarray(solution.T).view(np.complex128).T
+        if not np.iscomplexobj(right_mn):
+            return factorisation.solve(right_mn)
+        both = factorisation.solve(np.hstack([right_mn.real, right_mn.imag]))
+        return both[:, : right_mn.shape[1]] + 1j * both[:, right_mn.shape[1] :]
 
     def check_overlap(self, k_c: Sequence[float] | NDArray[np.float64]) -> None:
         """Raise `InputError` unless S(k) is positive definite, by its inertia. Collective."""
@@ -142,13 +187,48 @@ class Pencil:
                 "too close for the basis, or blocks are missing."
             )
 
+    def matrices(self, k_c: Sequence[float] | NDArray[np.float64]) -> tuple[PETSc.Mat, PETSc.Mat]:
+        """Return new AIJ matrices of H(k) and S(k), real or embedded, all blocks. Collective."""
+        real = self.is_real_at(k_c)
+        every = {name: np.ones(len(x.pairs), dtype=bool) for name, x in self.operators.items()}
+        made = []
+        for names in (("H", "Im H"), ("S",)):
+            chosen = {name: self.operators[name] for name in names if name in self.operators}
+            whole = LatticeSum(chosen, every, self.rows, self.comm, real=real, upper=False)
+            made.append(whole.fill(k_c, {name: self._unit[name] for name in chosen}))
+        return made[0], made[1]
+
+    def free_factors(self) -> None:
+        """Give the memory of all factors back. Collective."""
+        for factorisation in self._factorisations.values():
+            factorisation.destroy()
+        self._factorisations.clear()
+
+    def _times(
+        self, name: str, k_c: Sequence[float] | NDArray[np.float64], vectors_mn: NDArray[Any]
+    ) -> NDArray[Any]:
+        phase_p = phases(self.operators[name], k_c)
+        if not phase_p.imag.any() and not np.iscomplexobj(vectors_mn):
+            weights = np.ascontiguousarray(phase_p.real[:, None])
+            return self._products[name].weighted(weights, vectors_mn)[:, 0]
+        return self._products[name].complex(phase_p, vectors_mn)
+
     def _factorise(
         self, k_c: Sequence[float] | NDArray[np.float64], factor_h: float, factor_s: float
     ) -> tuple[Factorisation, int]:
-        matrix = self._filled_matrix("to factorise", k_c, factor_h, factor_s)
         real = self.is_real_at(k_c)
+        if real not in self._sums:
+            kept = {name: _larger(x, self.negligible) for name, x in self.operators.items()}
+            self._sums[real] = LatticeSum(
+                self.operators, kept, self.rows, self.comm, real=real, upper=True
+            )
+        factors = {name: unit * factor_h for name, unit in self._unit.items()}
+        matrix = self._sums[real].fill(k_c, {**factors, "S": factor_s})
+        if (not real) in self._factorisations:
+            # Factors of both kinds at once would need the memory of both.
+            self._factorisations.pop(not real).destroy()
         if real not in self._factorisations:
-            self._factorisations[real] = Factorisation(matrix)
+            self._factorisations[real] = Factorisation(matrix, self.factor_options)
         factorisation = self._factorisations[real]
         negative = factorisation.factor()
         if real:
@@ -157,74 +237,8 @@ class Pencil:
             raise SingularMatrixError
         return factorisation, negative // 2
 
-    def _filled_matrix(
-        self,
-        name: str,
-        k_c: Sequence[float] | NDArray[np.float64],
-        factor_h: float,
-        factor_s: float,
-    ) -> PETSc.Mat:
-        real = self.is_real_at(k_c)
-        key = (name, real)
-        state = (*np.asarray(k_c, dtype=np.float64).tolist(), factor_h, factor_s)
-        if self._filled.get(key) == state:
-            return self._matrices[key]
-        indptr, indices = self._pattern.csr(real)
-        values = self._pattern.buffer(real)
-        for operator in self._operators:
-            factor = factor_s if operator == "S" else factor_h
-            if factor:
-                self._accumulate(operator, factor, k_c, values, real)
-        numbers = values if real else values.view(np.float64)
-        if key not in self._matrices:
-            self._matrices[key] = self._empty_matrix(indptr, indices, real)
-        self._matrices[key].setValuesCSR(indptr, indices, numbers)
-        self._matrices[key].assemble()
-        self._filled[key] = state
-        return self._matrices[key]
-
-    def _accumulate(
-        self,
-        name: str,
-        factor: float,
-        k_c: Sequence[float] | NDArray[np.float64],
-        values: NDArray[np.float64] | NDArray[np.complex128],
-        real: bool,
-    ) -> None:
-        operator = self._operators[name]
-        angle_p = 2.0 * np.pi * (operator.pairs.shift_pc @ np.asarray(k_c, dtype=np.float64))
-        unit = self._unit[name]
-        phase_p = factor * (np.rint(np.cos(angle_p)) if real else unit * np.exp(1j * angle_p))
-        for group in self._groups[name]:
-            blocks = operator.blocks(group.chosen_p, group.rows, group.columns)
-            blocks = blocks * phase_p[group.chosen_p][:, None, None]
-            summed = np.add.reduceat(blocks, group.starts, axis=0)
-            places, row_length = self._pattern.places(group.pattern_q, group.rows, real)
-            places = places + np.arange(group.columns)
-            if real:
-                values[places] += summed
-            else:
-                # Row 2m holds (Re, -Im) and row 2m + 1 holds (Im, Re), read as complex numbers.
-                values[places] += summed.conj()
-                values[places + row_length] += 1j * summed.conj()
-
-    def _empty_matrix(
-        self, indptr: NDArray[np.int32], indices: NDArray[np.int32], real: bool
-    ) -> PETSc.Mat:
-        copies = 1 if real else 2
-        local, total = copies * self.rows.nlocal, copies * self.rows.nrows
-        matrix = PETSc.Mat().create(self.comm)
-        matrix.setSizes(((local, total), (local, total)))
-        matrix.setType(PETSc.Mat.Type.AIJ)
-        matrix.setPreallocationCSR((indptr, indices, np.zeros(len(indices))))
-        matrix.assemble()
-        matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
-        matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
-        matrix.setOption(PETSc.Mat.Option.NEW_NONZERO_LOCATION_ERR, True)
-        return matrix
-
     def _check_blocks(self) -> None:
-        for name, operator in self._operators.items():
+        for name, operator in self.operators.items():
             owned = bool((self.rows.owner_i[operator.pairs.first_p] == self.rows.rank).all())
             finite = bool(np.isfinite(operator.values).all())
             if not self.comm.allreduce(owned, op=MPI.LAND):
@@ -236,13 +250,39 @@ class Pencil:
                 )
 
     def _check_symmetry(self) -> None:
-        for name, matrix in zip(("H", "S"), self.at((0.0, 0.0, 0.0)), strict=True):
-            difference = matrix.transpose(PETSc.Mat())
-            difference.axpy(-1.0, matrix, structure=PETSc.Mat.Structure.UNKNOWN_NONZERO_PATTERN)
-            asymmetry = difference.norm(PETSc.NormType.NORM_INFINITY)
-            difference.destroy()
+        for name, operator in self.operators.items():
+            asymmetry = self._asymmetry(name, operator)
             if asymmetry > LARGEST_ASYMMETRY:
                 raise InputError(
-                    f"{name} is not Hermitian: rows of {name} and of its adjoint differ by "
-                    f"{asymmetry:.2e}; blocks (i, j, R) and (j, i, -R) must be transposes."
+                    f"{name} is not Hermitian: it and its adjoint differ by {asymmetry:.2e} in "
+                    "some row; blocks (i, j, R) and (j, i, -R) must be transposes."
                 )
+
+    def _asymmetry(self, name: str, operator: BlockOperator) -> float:
+        """Return the largest entry of (O - O^dagger) s at some k for a vector s of random signs.
+
+        Every difference between two blocks enters with a random sign, so that none hides.
+        """
+        rows, pairs = self.rows, operator.pairs
+        sign_m = np.random.default_rng(0).choice([-1.0, 1.0], rows.nrows)
+        phase_p = phases(operator, GENERAL_K)
+        direct_m = self._products[name].complex(phase_p, sign_m[rows.start : rows.stop, None])
+        adjoint_m = np.zeros(rows.nrows, dtype=np.complex128)
+        for every_p, height, width in operator.groups():
+            for chosen_p in np.array_split(every_p, len(every_p) * height * width // PART + 1):
+                row = rows.first_row_i[pairs.first_p[chosen_p]][:, None] + np.arange(height)
+                column = rows.first_row_i[pairs.second_p[chosen_p]][:, None] + np.arange(width)
+                blocks = operator.blocks(chosen_p, height, width)
+                sums = np.einsum("pab,pa->pb", blocks, sign_m[row])
+                np.add.at(adjoint_m, column, phase_p[chosen_p].conj()[:, None] * sums)
+        adjoint_m = self.comm.allreduce(adjoint_m) * (-1.0 if name == "Im H" else 1.0)
+        difference = np.abs(direct_m[:, 0] - adjoint_m[rows.start : rows.stop]).max(initial=0.0)
+        return float(self.comm.allreduce(difference, op=MPI.MAX))
+
+
+def _larger(operator: BlockOperator, bound: float) -> NDArray[np.bool_]:
+    """Tell which blocks hold an entry larger in magnitude than a bound, shape (P,)."""
+    if len(operator.pairs) == 0:
+        return np.zeros(0, dtype=bool)
+    largest_p = np.maximum.reduceat(np.abs(operator.values), operator.offset_p[:-1])
+    return np.asarray(largest_p > bound)

@@ -52,8 +52,8 @@ def test_real_points_are_those_with_2k_a_reciprocal_vector() -> None:
 def test_matrices_are_the_lattice_sums(k_c: tuple[float, float, float]) -> None:
     hamiltonian, overlap = random_pencil(NORB, seed=1)
     pencil = pencil_of(hamiltonian, overlap)
-    for _ in range(2):  # The second time only refills values.
-        for matrix, operator in zip(pencil.at(k_c), (hamiltonian, overlap), strict=True):
+    for _ in range(2):
+        for matrix, operator in zip(pencil.matrices(k_c), (hamiltonian, overlap), strict=True):
             expected = dense_matrix(operator, k_c)
             found = petsc_dense(matrix)
             if not is_real_point(k_c):
@@ -63,8 +63,8 @@ def test_matrices_are_the_lattice_sums(k_c: tuple[float, float, float]) -> None:
                 found = found[0::2, 0::2] + 1j * found[1::2, 0::2]
             # Sums of at most nine blocks of order one; reached 2e-16.
             assert np.abs(found - expected).max() < 5e-15
-        pencil.at((0.4, 0.1, 0.2))
-        pencil.at((0.5, 0.5, 0.5))
+        pencil.factorise((0.4, 0.1, 0.2), 0.3)
+        pencil.factorise((0.5, 0.5, 0.5), 0.3)
 
 
 @pytest.mark.parametrize("k_c", [GAMMA, EDGE, GENERAL])

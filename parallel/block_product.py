@@ -1,0 +1,114 @@
+"""Products of a distributed block operator with vectors, without making a matrix of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hamgnn_solve import _native
+from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.parallel.halo import halo_exchange
+from hamgnn_solve.parallel.rows import OrbitalRows
+
+__all__ = ["BlockProduct"]
+
+
+class BlockProduct:
+    """Multiplies sum_p w_p O_p with vectors, for weights w_p that change from call to call.
+
+    Rows of the vectors that belong to atoms of other ranks are fetched for each product; the
+    blocks stay where they are and are read once for all vectors.
+
+    Parameters
+    ----------
+    operator : BlockOperator
+        The blocks whose first atom this rank owns.
+    rows : OrbitalRows
+        Numbering and distribution of the orbitals.
+    comm : mpi4py.MPI.Comm
+        The processes that `rows` was made for. Collective.
+    """
+
+    def __init__(self, operator: BlockOperator, rows: OrbitalRows, comm: MPI.Comm) -> None:
+        self.operator, self.rows = operator, rows
+        pairs, norb_i = operator.pairs, rows.norb_i
+        order = np.argsort(rows.first_row_i[pairs.first_p], kind="stable")
+        counts = np.bincount(pairs.first_p, minlength=len(norb_i))[rows.owned]
+        row_of_atom = rows.first_row_i - rows.start
+        self._exchange = None
+        if comm.size > 1:
+            ghosts = np.setdiff1d(pairs.second_p, rows.owned)
+            # Ghost rows come in ascending order of global rows, behind the own ones.
+            ghosts = ghosts[np.argsort(rows.first_row_i[ghosts], kind="stable")]
+            ends = np.cumsum(norb_i[ghosts])
+            row_of_atom[ghosts] = rows.nlocal + ends - norb_i[ghosts]
+            within = np.arange(int(ends[-1]) if len(ends) else 0)
+            within -= np.repeat(ends - norb_i[ghosts], norb_i[ghosts])
+            ghost_rows = np.repeat(rows.first_row_i[ghosts], norb_i[ghosts]) + within
+            owner_m = np.repeat(np.arange(rows.size), np.diff(rows.start_r))
+            own_rows = np.arange(rows.start, rows.stop)
+            self._exchange = halo_exchange(comm, owner_m, own_rows, ghost_rows)
+        self._layout = (
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            order.astype(np.int64),
+            rows.first_row_i[rows.owned] - rows.start,
+            norb_i[rows.owned],
+            row_of_atom[pairs.second_p],
+            norb_i[pairs.second_p],
+            operator.offset_p[:-1].copy(),
+            operator.values,
+        )
+
+    def real(self, vectors_mn: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return sum_p O_p X, shape (own rows, vectors). Collective."""
+        weights = np.ones((len(self.operator.pairs), 1))
+        return self.weighted(weights, vectors_mn)[:, 0]
+
+    def complex(
+        self, phase_p: NDArray[np.complex128], vectors_mn: NDArray[Any]
+    ) -> NDArray[np.complex128]:
+        """Return sum_p phase_p O_p X for real or complex X, shape (own rows, vectors). Collective.
+
+        Parameters
+        ----------
+        phase_p : ndarray of complex128, shape (P,)
+            One factor for each pair of the operator.
+        vectors_mn : ndarray, shape (own rows, vectors)
+        """
+        parts = np.stack([phase_p.real, phase_p.imag], axis=1)
+        if not np.iscomplexobj(vectors_mn):
+            both = self.weighted(parts, vectors_mn)
+            return both[:, 0] + 1j * both[:, 1]
+        numbers = np.ascontiguousarray(vectors_mn, dtype=np.complex128).view(np.float64)
+        both = self.weighted(parts, numbers)
+        result = both[:, 1].copy().view(np.complex128)
+        result *= 1j
+        result += both[:, 0].copy().view(np.complex128)
+        return result
+
+    def weighted(
+        self, weights_pq: NDArray[np.float64], vectors_mn: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return sum_p w_pq O_p X for several sets of weights at once. Collective.
+
+        Parameters
+        ----------
+        weights_pq : ndarray, shape (P, Q)
+        vectors_mn : ndarray, shape (own rows, vectors)
+
+        Returns
+        -------
+        ndarray, shape (own rows, Q, vectors)
+        """
+        x = np.ascontiguousarray(vectors_mn, dtype=np.float64)
+        if x.shape[0] != self.rows.nlocal:
+            raise ValueError(f"vectors of {x.shape[0]} rows for {self.rows.nlocal} orbitals")
+        if self._exchange is not None:
+            x = self._exchange(torch.from_numpy(x)).numpy()
+        y = np.empty((self.rows.nlocal, weights_pq.shape[1], x.shape[1]))
+        _native.block_product(*self._layout, np.ascontiguousarray(weights_pq), x, y)
+        return y
