@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.pairs import PairList
 
-__all__ = ["BlockOperator"]
+__all__ = ["BlockOperator", "dense_matrix"]
 
 
 @dataclass(frozen=True)
@@ -97,3 +97,32 @@ class BlockOperator:
         ):
             raise ValueError("operators on different pairs cannot be added")
         return BlockOperator(mine, self.norb_i, self.values + other.values)
+
+
+def dense_matrix(
+    operator: BlockOperator, k_c: Sequence[float] | NDArray[np.float64]
+) -> NDArray[np.complex128]:
+    """Return O(k) = sum_R exp(2 pi i k.R) O(R), orbitals in the order of the atoms.
+
+    Parameters
+    ----------
+    operator : BlockOperator
+        All blocks of the operator (one process).
+    k_c : array_like, shape (3,)
+        Fractional k.
+
+    Returns
+    -------
+    ndarray of complex128, shape (n, n)
+        Hermitian when the blocks are.
+    """
+    norb_i, pairs = operator.norb_i, operator.pairs
+    start_i = np.cumsum(norb_i) - norb_i
+    matrix = np.zeros((int(norb_i.sum()),) * 2, dtype=np.complex128)
+    phase_p = np.exp(2j * np.pi * (pairs.shift_pc @ np.asarray(k_c, dtype=np.float64)))
+    for chosen, rows, columns in operator.groups():
+        row = start_i[pairs.first_p[chosen]][:, None, None] + np.arange(rows)[:, None]
+        column = start_i[pairs.second_p[chosen]][:, None, None] + np.arange(columns)
+        blocks = operator.blocks(chosen, rows, columns) * phase_p[chosen][:, None, None]
+        np.add.at(matrix, (row, column), blocks)
+    return matrix

@@ -30,6 +30,9 @@ class Spectrum:
         Valence electrons per cell.
     electrons_per_band : int
         2, or 1 for bands of spinors.
+    certified_k : ndarray of bool, shape (K,), optional
+        Where the number of bands was certified by counts or all bands are known; by default at
+        every k. Elsewhere band indices follow by continuity.
     """
 
     kpoints_kc: NDArray[np.float64]
@@ -39,6 +42,7 @@ class Spectrum:
     fermi_level: float
     electrons: float
     electrons_per_band: int = 2
+    certified_k: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         shape = self.eigenvalues_kn.shape

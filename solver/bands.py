@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.spectrum import Spectrum
-from hamgnn_solve.solver.eigenpairs import Eigenpairs, eigenpairs_of_bands
+from hamgnn_solve.parallel.faults import agreed
+from hamgnn_solve.solver.conditioning import project_dependent_orbitals
+from hamgnn_solve.solver.dense import dense_bands
+from hamgnn_solve.solver.eigenpairs import Eigenpairs, eigenpairs_between, eigenpairs_of_bands
 from hamgnn_solve.solver.fermi import (
     FermiLevel,
     check_electrons,
@@ -18,12 +22,66 @@ from hamgnn_solve.solver.fermi import (
     normalised_weights,
     thermal_level,
 )
+from hamgnn_solve.solver.fragments import guess_levels
+from hamgnn_solve.solver.krylov import KrylovOptions
 from hamgnn_solve.solver.pencil import Pencil
 
-__all__ = ["solve_bands"]
+__all__ = ["BandOptions", "KBands", "solve_bands"]
 
-# Hartree. A shift lies this far from a band that stands alone.
-BEYOND = 1e-3
+# Orbitals up to which LAPACK is faster than sparse factors (bench/RESULTS.md).
+DENSE = 2000
+# Hartree. Windows of one k serve the next when they are this much wider.
+WIDER = 2e-3
+
+
+@dataclass(frozen=True)
+class KBands:
+    """Bands at one k.
+
+    Parameters
+    ----------
+    energies_n, residuals_n : ndarray, shape (nbands,)
+        In Hartree; ||H x - e S x|| / ||S x||.
+    first_band : int
+        Global index of the lowest, counted from 1.
+    certified : bool
+        Whether counts certify the indices.
+    """
+
+    energies_n: NDArray[np.float64]
+    residuals_n: NDArray[np.float64]
+    first_band: int
+    certified: bool = True
+
+    def __post_init__(self) -> None:
+        if self.energies_n.shape != self.residuals_n.shape:
+            raise ValueError(
+                f"{self.energies_n.shape} energies, {self.residuals_n.shape} residuals"
+            )
+
+
+@dataclass(frozen=True)
+class BandOptions:
+    """How bands are solved.
+
+    Parameters
+    ----------
+    krylov : KrylovOptions
+    largest_dense : int
+        Number of orbitals up to which all is done by LAPACK.
+    known : dict of int to KBands
+        Bands of k-points solved by an earlier run.
+    store : callable
+        Told of every k-point that is solved: its place in the list and its bands. On every rank.
+    announce : callable
+        Told in one sentence which way is taken.
+    """
+
+    krylov: KrylovOptions = field(default_factory=KrylovOptions)
+    largest_dense: int = DENSE
+    known: dict[int, KBands] = field(default_factory=dict)
+    store: Callable[[int, KBands], None] = lambda _place, _bands: None
+    announce: Callable[[str], None] = lambda _text: None
 
 
 def solve_bands(
@@ -36,11 +94,13 @@ def solve_bands(
     fermi: FermiLevel | None = None,
     weights_k: NDArray[np.float64] | None = None,
     temperature: float = 0.0,
+    options: BandOptions | None = None,
 ) -> Spectrum:
     """Compute the bands around the Fermi level: half below, half above, the same at every k.
 
-    An energy near the Fermi level is found at the first k by counting states; every further k
-    starts from the bands already known. The level follows from filling the bands of these
+    Small pencils go to LAPACK, the k-points shared among the ranks. For large ones an energy near
+    the Fermi level is found at the first k by counting states; every further k starts from the
+    window of the bands already known. The level follows from filling the bands of these
     k-points, and by bisection on counts where the bands do not enclose it. Every rank gets the
     result. Collective.
 
@@ -63,6 +123,7 @@ def solve_bands(
     temperature : float
         k_B T in Hartree, which moves the level of a metal; the level of an insulator is midway in
         the gap.
+    options : BandOptions, optional
 
     Raises
     ------
@@ -70,25 +131,33 @@ def solve_bands(
         When the electrons do not fit, S is not positive definite, or bands cannot be
         certified.
     """
+    options = options or BandOptions()
     kpoints_kc = np.atleast_2d(np.asarray(kpoints_kc, dtype=np.float64))
     weights = normalised_weights(kpoints_kc, weights_k)
     check_electrons(pencil, electrons)
-    pencil.check_overlap(kpoints_kc[0])
     per_band = pencil.electrons_per_band
     middle = int(np.ceil(electrons / per_band - 1e-9))
     first = max(middle - nbands // 2 + 1, 1)
     last = min(max(middle + nbands - nbands // 2, first), pencil.norbitals)
-    if fermi is None:
-        sigma = locate_band(pencil, kpoints_kc[0], middle, nbands // 4)
+    found = dict(options.known)
+    todo = [place for place in range(len(kpoints_kc)) if place not in found]
+    if pencil.norbitals <= options.largest_dense:
+        options.announce(f"{pencil.norbitals} orbitals: LAPACK at every k-point")
+        solved = _dense(pencil, kpoints_kc, todo, first, last)
     else:
-        sigma = fermi.energy
-    found: list[Eigenpairs] = []
-    for k_c in kpoints_kc:
-        found.append(eigenpairs_of_bands(pencil, k_c, sigma, first, last))
+        solved = _sparse(pencil, kpoints_kc, todo, first, last, middle, fermi, options)
+    for _ in found:
         if advance is not None:
             advance()
-        sigma = _next_shift(found[-1])
-    energies_kn = np.stack([x.energies_n for x in found])
+    for place, bands in solved:
+        found[place] = bands
+        options.store(place, bands)
+        if advance is not None:
+            advance()
+    bands_k = [found[place] for place in range(len(kpoints_kc))]
+    # Directions taken out of an ill-conditioned S may leave fewer bands at some k.
+    number = min(len(x.energies_n) for x in bands_k)
+    energies_kn = np.stack([x.energies_n[:number] for x in bands_k])
     if fermi is None:
         fermi = fill_bands(energies_kn, first, pencil.norbitals, weights, electrons, per_band)
     if fermi is None:
@@ -101,16 +170,99 @@ def solve_bands(
     return Spectrum(
         kpoints_kc,
         energies_kn,
-        np.stack([x.band_index_n for x in found]),
-        np.stack([x.residuals_n for x in found]),
+        np.stack([x.first_band + np.arange(number) for x in bands_k]),
+        np.stack([x.residuals_n[:number] for x in bands_k]),
         fermi.energy,
         electrons,
         per_band,
+        np.array([x.certified for x in bands_k]),
     )
 
 
-def _next_shift(last: Eigenpairs) -> float:
-    """Return the middle of the last k's bands, so that the nearest states are the wanted ones."""
-    if len(last.energies_n) == 1:
-        return float(last.energies_n[0]) + BEYOND
-    return float(last.energies_n[0] + last.energies_n[-1]) / 2
+def _dense(
+    pencil: Pencil, kpoints_kc: NDArray[np.float64], todo: list[int], first: int, last: int
+) -> Iterator[tuple[int, KBands]]:
+    """Solve k-points by LAPACK, one on each rank at a time."""
+    comm = pencil.comm
+    for start in range(0, len(todo), comm.size):
+        part = todo[start : start + comm.size]
+        own: KBands | None = None
+        matrices = None
+        for rank, place in enumerate(part):
+            gathered = pencil.gathered(kpoints_kc[place], rank)
+            matrices = gathered if rank == comm.rank else matrices
+        with agreed(comm):
+            if matrices is not None:
+                h, s = matrices
+                k_c = kpoints_kc[part[comm.rank]]
+                energies_n, vectors_mn = dense_bands(h, s, first, last, k_c)
+                image_mn = s @ vectors_mn
+                residual_mn = h @ vectors_mn - image_mn * energies_n
+                norms = [np.linalg.norm(x, axis=0) for x in (residual_mn, image_mn)]
+                own = KBands(energies_n, norms[0] / norms[1], first)
+        solved = comm.allgather(own)
+        for rank, place in enumerate(part):
+            yield place, solved[rank]
+
+
+def _sparse(
+    pencil: Pencil,
+    kpoints_kc: NDArray[np.float64],
+    todo: list[int],
+    first: int,
+    last: int,
+    middle: int,
+    fermi: FermiLevel | None,
+    options: BandOptions,
+) -> Iterator[tuple[int, KBands]]:
+    """Solve k-points one after the other from sparse factors."""
+    previous: Eigenpairs | None = None
+    for place in todo:
+        k_c = kpoints_kc[place]
+        excluded = project_dependent_orbitals(pencil, k_c)
+        if excluded:
+            options.announce(f"k-point {place + 1}: {excluded} almost dependent orbitals taken out")
+        final = min(last, pencil.nstates(k_c))
+        if previous is not None:
+            previous = _next_window(pencil, k_c, previous, first, final, middle, options)
+        else:
+            sigma = _start(pencil, k_c, middle, final - first + 1, fermi, options)
+            previous = eigenpairs_of_bands(pencil, k_c, sigma, first, final, options=options.krylov)
+        yield place, KBands(previous.energies_n, previous.residuals_n, first)
+
+
+def _start(
+    pencil: Pencil,
+    k_c: NDArray[np.float64],
+    middle: int,
+    nbands: int,
+    fermi: FermiLevel | None,
+    options: BandOptions,
+) -> float:
+    """Return an energy near the middle band, where the factors are then at hand."""
+    guess = fermi.energy if fermi is not None else guess_levels(pencil, k_c).gap(middle)
+    sigma = locate_band(pencil, k_c, middle, nbands // 4, guess)
+    options.announce(f"an energy near the Fermi level found after {pencil.factorisations} counts")
+    return sigma
+
+
+def _next_window(
+    pencil: Pencil,
+    k_c: NDArray[np.float64],
+    previous: Eigenpairs,
+    first: int,
+    last: int,
+    middle: int,
+    options: BandOptions,
+) -> Eigenpairs:
+    """Solve a k-point in the window of the bands of another one, from both its ends."""
+    energies_n = previous.energies_n
+    return eigenpairs_between(
+        pencil,
+        k_c,
+        float(energies_n[0]) - WIDER,
+        float(energies_n[-1]) + WIDER,
+        (first, last),
+        min(max(middle, first), last),
+        options=options.krylov,
+    )

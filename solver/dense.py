@@ -1,46 +1,19 @@
-"""All bands of a small pencil by LAPACK, the yardstick of the sparse solver."""
+"""Bands of a small pencil by LAPACK, the yardstick of the sparse solver."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
+from hamgnn_solve.solver.conditioning import CLOSE, DEPENDENT, INDEFINITE
 
-__all__ = ["dense_eigenpairs", "dense_matrix"]
-
-
-def dense_matrix(
-    operator: BlockOperator, k_c: Sequence[float] | NDArray[np.float64]
-) -> NDArray[np.complex128]:
-    """Return O(k) = sum_R exp(2 pi i k.R) O(R), orbitals in the order of the atoms.
-
-    Parameters
-    ----------
-    operator : BlockOperator
-        All blocks of the operator (one process).
-    k_c : array_like, shape (3,)
-        Fractional k.
-
-    Returns
-    -------
-    ndarray of complex128, shape (n, n)
-        Hermitian when the blocks are.
-    """
-    norb_i, pairs = operator.norb_i, operator.pairs
-    start_i = np.cumsum(norb_i) - norb_i
-    matrix = np.zeros((int(norb_i.sum()),) * 2, dtype=np.complex128)
-    phase_p = np.exp(2j * np.pi * (pairs.shift_pc @ np.asarray(k_c, dtype=np.float64)))
-    for chosen, rows, columns in operator.groups():
-        row = start_i[pairs.first_p[chosen]][:, None, None] + np.arange(rows)[:, None]
-        column = start_i[pairs.second_p[chosen]][:, None, None] + np.arange(columns)
-        blocks = operator.blocks(chosen, rows, columns) * phase_p[chosen][:, None, None]
-        np.add.at(matrix, (row, column), blocks)
-    return matrix
+__all__ = ["dense_bands", "dense_eigenpairs"]
 
 
 def dense_eigenpairs(
@@ -63,11 +36,67 @@ def dense_eigenpairs(
         When S(k) is not positive definite.
     """
     h, s = dense_matrix(hamiltonian, k_c), dense_matrix(overlap, k_c)
-    try:
-        return scipy.linalg.eigh(0.5 * (h + h.conj().T), 0.5 * (s + s.conj().T))
-    except np.linalg.LinAlgError as error:
-        lowest = np.linalg.eigvalsh(0.5 * (s + s.conj().T))[0]
+    return dense_bands(h, s, 1, len(h), k_c)
+
+
+def dense_bands(
+    h: NDArray[Any],
+    s: NDArray[Any],
+    first_band: int,
+    last_band: int,
+    k_c: Sequence[float] | NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """Solve H x = e S x for the bands first..last by LAPACK, directions of small overlap left out.
+
+    Parameters
+    ----------
+    h, s : ndarray, shape (n, n)
+        Real or complex; only their Hermitian part counts.
+    first_band, last_band : int
+        Counted from 1, both included; fewer come back where fewer exist.
+    k_c : array_like, shape (3,)
+        Fractional k, for messages.
+
+    Returns
+    -------
+    energies_n, vectors_mn : ndarray
+        Ascending in Hartree; S-orthonormal.
+
+    Raises
+    ------
+    InputError
+        When S is not positive definite.
+    """
+    h, s = 0.5 * (h + h.conj().T), 0.5 * (s + s.conj().T)
+    if not (h.imag.any() or s.imag.any()):
+        h, s = h.real, s.real
+    chosen = None if (first_band, last_band) == (1, len(h)) else [first_band - 1, last_band - 1]
+    if _well_conditioned(s):
+        energies_n, vectors_mn = scipy.linalg.eigh(
+            h, s, subset_by_index=chosen, driver="gvx" if chosen else "gvd"
+        )
+        return energies_n, vectors_mn
+    # Canonical orthogonalisation: Loewdin, Adv. Quantum Chem. 5, 185 (1970).
+    overlaps_n, turn = scipy.linalg.eigh(s)
+    if overlaps_n[0] < INDEFINITE:
         raise InputError(
             f"The overlap at k = {np.asarray(k_c)} is not positive definite (lowest eigenvalue "
-            f"{lowest:.2e}); two atoms are too close for the basis, or blocks are missing."
-        ) from error
+            f"{overlaps_n[0]:.2e}); two atoms are too close for the basis, or blocks are missing."
+        )
+    kept = overlaps_n >= DEPENDENT
+    orthonormal = turn[:, kept] / np.sqrt(overlaps_n[kept])
+    energies_n, vectors = scipy.linalg.eigh(orthonormal.conj().T @ h @ orthonormal)
+    part = slice(first_band - 1, last_band)
+    return energies_n[part], orthonormal @ vectors[:, part]
+
+
+def _well_conditioned(s: NDArray[Any]) -> bool:
+    """Tell whether the smallest eigenvalue of S lies safely above the threshold."""
+    try:
+        factor = scipy.linalg.cholesky(s)
+    except np.linalg.LinAlgError:
+        return False
+    (estimate,) = scipy.linalg.get_lapack_funcs(("pocon",), (factor,))
+    norm = np.abs(s).sum(axis=0).max()
+    # The reciprocal condition in the 1-norm never exceeds n times that of the eigenvalues.
+    return bool(estimate(factor, norm)[0] * norm > CLOSE * DEPENDENT)

@@ -96,7 +96,7 @@ def eigenpairs_near(
     search = _Search(pencil, k_c, options, start_mn)
     sigma, count = search.shift_to(sigma)
     first = max(count - nbands_below + 1, 1)
-    last = min(count + nbands_above, pencil.norbitals)
+    last = min(count + nbands_above, pencil.nstates(k_c))
     return search.bands(first, last)
 
 
@@ -119,8 +119,8 @@ def eigenpairs_of_bands(
 
     Other parameters, results and errors are those of `eigenpairs_near`.
     """
-    if not 1 <= first_band <= last_band <= pencil.norbitals:
-        raise ValueError(f"no bands {first_band}..{last_band} among {pencil.norbitals}")
+    if not 1 <= first_band <= last_band <= pencil.nstates(k_c):
+        raise ValueError(f"no bands {first_band}..{last_band} among {pencil.nstates(k_c)}")
     search = _Search(pencil, k_c, options, start_mn)
     search.shift_to(sigma)
     return search.bands(first_band, last_band)
@@ -131,6 +131,7 @@ def eigenpairs_between(
     k_c: Sequence[float] | NDArray[np.float64],
     low: float,
     high: float,
+    wanted: tuple[int, int] | None = None,
     middle_band: int | None = None,
     *,
     options: KrylovOptions | None = None,
@@ -145,6 +146,9 @@ def eigenpairs_between(
     ----------
     low, high : float
         Energies in Hartree.
+    wanted : (int, int), optional
+        First and last band to return, counted from 1; where the window misses one, it is searched
+        beyond. By default the bands between the energies.
     middle_band : int, optional
         Last band that is searched from below, a band at the edge of a gap say; half of the bands
         by default.
@@ -162,8 +166,12 @@ def eigenpairs_between(
     else:
         low, count_low = search.shift_to(low)
         middle_band = (count_low + count_high) // 2
+        search.shift_to(high)
+        search.extend(count_high - middle_band, 0)
+        search.shift_to(low)
     search.extend(0, middle_band - count_low)
-    return search.bands(count_low + 1, count_high)
+    first, last = wanted or (count_low + 1, count_high)
+    return search.bands(first, last)
 
 
 class _Search:
@@ -186,7 +194,7 @@ class _Search:
         # The first shift and its count, from which bands are numbered until ends are counted.
         self.anchor: tuple[float, int] | None = None
         # Counts at the ends of everything need no factorisation.
-        self.counts: dict[float, int] = {-np.inf: 0, np.inf: pencil.norbitals}
+        self.counts: dict[float, int] = {-np.inf: 0, np.inf: pencil.nstates(k_c)}
         self.energies_n = np.zeros(0)
         self.vectors_mn: NDArray[Any] = np.zeros((pencil.rows.nlocal, 0), dtype=self.dtype)
         self.residuals_n = np.zeros(0)
@@ -276,7 +284,7 @@ class _Search:
         # One rank decides, so that rounding cannot make two ranks keep different states.
         energies_n, turn = comm.bcast(_rayleigh_ritz(gram, small) if comm.rank == 0 else None)
         s_mn = s_mn @ turn
-        residual_mn = h_mn @ turn - s_mn * energies_n
+        residual_mn = pencil.without_excluded(k_c, h_mn @ turn - s_mn * energies_n)
         norms = comm.allreduce(
             np.stack([(np.abs(x) ** 2).sum(axis=0) for x in (residual_mn, s_mn)])
         )
@@ -292,7 +300,7 @@ class _Search:
 
         Counting shifts lie in the widest hole among the known states beyond the band.
         """
-        if band == (1 if side < 0 else self.pencil.norbitals):
+        if band == (1 if side < 0 else self.pencil.nstates(self.k_c)):
             return side * np.inf
         position = self._position(band)
         energy = self.energies_n[position]

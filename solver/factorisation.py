@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.solver.petsc import PETSc
 
-__all__ = ["Factorisation", "FactorOptions", "SingularMatrixError"]
+__all__ = ["FactorOptions", "Factorisation", "SingularMatrixError"]
 
 # INFOG(1) of MUMPS (user's guide, section 8): its estimate of the workspace was too small.
 WORKSPACE_TOO_SMALL = (-8, -9, -11, -12, -14, -15, -17, -20)

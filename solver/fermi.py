@@ -25,7 +25,7 @@ __all__ = [
 # Hartree. Bands closer than this (0.3 meV) do not make a gap.
 SMALLEST_GAP = 1e-5
 START = -0.2
-FIRST_STEP = 0.25
+FIRST_STEP = 0.05
 STEPS = 60
 # Bands further from the level than this many k_B T are full or empty to 1e-13.
 THERMAL_REACH = 30.0
@@ -92,44 +92,37 @@ def check_electrons(pencil: Pencil, electrons: float) -> None:
         )
 
 
-def locate_band(pencil: Pencil, k_c: NDArray[np.float64], band: int, slack: int) -> float:
+def locate_band(
+    pencil: Pencil, k_c: NDArray[np.float64], band: int, slack: int, start: float = START
+) -> float:
     """Find an energy with `band` states below it at k, give or take `slack`, by inertia alone.
 
-    Doubling steps from about -5 eV until the energy is enclosed, then regula falsi on the counts
-    in turn with bisection. Collective.
+    Doubling steps from a start until the energy is enclosed, then regula falsi on the counts
+    in turn with bisection. The factors at the energy found stay at hand. Collective.
 
     Returns
     -------
     float
         Energy in Hartree.
     """
-    low = high = START
-    low_count = high_count = count_below(pencil, k_c, START)
-    step = FIRST_STEP
-    for _ in range(STEPS):
-        if low_count <= band:
-            break
-        high, high_count = low, low_count
-        low, step = low - step, 2.0 * step
-        low_count = count_below(pencil, k_c, low)
-    for _ in range(STEPS):
-        if high_count >= band:
-            break
-        low, low_count = high, high_count
-        high, step = high + step, 2.0 * step
-        high_count = count_below(pencil, k_c, high)
+    below: tuple[float, int] | None = None
+    above: tuple[float, int] | None = None
+    energy, step = start, FIRST_STEP
     for turn in range(STEPS):
-        for energy, count in ((low, low_count), (high, high_count)):
-            if abs(count - band) <= slack:
-                return energy
-        share = 0.5 if turn % 2 else (band - low_count) / (high_count - low_count)
-        middle = low + min(max(share, 0.05), 0.95) * (high - low)
-        count = count_below(pencil, k_c, middle)
-        if count <= band:
-            low, low_count = middle, count
-        if count >= band:
-            high, high_count = middle, count
-    return 0.5 * (low + high)
+        count = count_below(pencil, k_c, energy)
+        if abs(count - band) <= slack:
+            return energy
+        if count < band:
+            below = (energy, count)
+        else:
+            above = (energy, count)
+        if below is None or above is None:
+            energy += step if above is None else -step
+            step *= 2.0
+            continue
+        share = 0.5 if turn % 2 else (band - below[1]) / (above[1] - below[1])
+        energy = below[0] + min(max(share, 0.05), 0.95) * (above[0] - below[0])
+    return energy
 
 
 def fermi_level(

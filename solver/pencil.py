@@ -10,10 +10,10 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.parallel.block_product import BlockProduct
 from hamgnn_solve.parallel.rows import OrbitalRows
-from hamgnn_solve.solver.factorisation import FactorOptions, Factorisation, SingularMatrixError
+from hamgnn_solve.solver.factorisation import Factorisation, FactorOptions, SingularMatrixError
 from hamgnn_solve.solver.lattice_sum import LatticeSum, phases
 from hamgnn_solve.solver.pattern import PART
 from hamgnn_solve.solver.petsc import PETSc
@@ -106,6 +106,11 @@ class Pencil:
         }
         self._sums: dict[bool, LatticeSum] = {}
         self._factorisations: dict[bool, Factorisation] = {}
+        # What the factors at hand are of, and how many states they counted.
+        self._factored: tuple[tuple[float, ...], int] | None = None
+        # Directions taken out of the pencil at some k, and what divides along them.
+        self._excluded: dict[tuple[float, ...], NDArray[Any]] = {}
+        self._constraint: tuple[NDArray[Any], NDArray[Any]] | None = None
         self._check_symmetry()
 
     @property
@@ -152,6 +157,47 @@ class Pencil:
         """
         return self._factorise(k_c, 1.0, -sigma)
 
+    def factorise_overlap(
+        self, k_c: Sequence[float] | NDArray[np.float64], threshold: float = 0.0
+    ) -> tuple[Factorisation, int]:
+        """Factorise S(k) - threshold; return the factors and the number of eigenvalues below it.
+
+        Collective. The factors live until the next call.
+
+        Raises
+        ------
+        SingularMatrixError
+            When the threshold hits an eigenvalue.
+        """
+        return self._factorise(k_c, 0.0, 1.0, threshold)
+
+    def project_out(
+        self, k_c: Sequence[float] | NDArray[np.float64], directions_mn: NDArray[Any]
+    ) -> None:
+        """Restrict the pencil at k to vectors orthogonal to some. Collective.
+
+        Parameters
+        ----------
+        directions_mn : ndarray, shape (rows of this rank, directions)
+            Orthonormal.
+        """
+        self._excluded[_key(k_c)] = directions_mn
+        self._factored = None
+
+    def without_excluded(
+        self, k_c: Sequence[float] | NDArray[np.float64], vectors_mn: NDArray[Any]
+    ) -> NDArray[Any]:
+        """Return vectors without their part along the directions taken out at k. Collective."""
+        excluded = self._excluded.get(_key(k_c))
+        if excluded is None:
+            return vectors_mn
+        return vectors_mn - excluded @ self.comm.allreduce(excluded.conj().T @ vectors_mn)
+
+    def nstates(self, k_c: Sequence[float] | NDArray[np.float64]) -> int:
+        """Return the number of bands at k: of orbitals, less the directions taken out."""
+        excluded = self._excluded.get(_key(k_c))
+        return self.norbitals - (0 if excluded is None else excluded.shape[1])
+
     def solve(
         self, factorisation: Factorisation, right_mn: NDArray[Any], *, real: bool
     ) -> NDArray[Any]:
@@ -166,6 +212,18 @@ class Pencil:
             Whether the factors are those of a real matrix; complex right-hand sides are then
             solved as two real ones.
         """
+        solution_mn = self._divide(factorisation, right_mn, real=real)
+        if self._constraint is None:
+            return solution_mn
+        # With Q the excluded directions and Z = A^-1 Q: A^-1 B - Z (Q^+ Z)^-1 Z^+ B.
+        divided, inverse = self._constraint
+        part = self.comm.allreduce(divided.conj().T @ right_mn)
+        return np.asarray(solution_mn - divided @ (inverse @ part))
+
+    @staticmethod
+    def _divide(
+        factorisation: Factorisation, right_mn: NDArray[Any], *, real: bool
+    ) -> NDArray[Any]:
         if not real:
             columns = np.ascontiguousarray(right_mn.T, dtype=np.complex128)
             solution = factorisation.solve(columns.view(np.float64).T)
@@ -173,19 +231,7 @@ class Pencil:
         if not np.iscomplexobj(right_mn):
             return factorisation.solve(right_mn)
         both = factorisation.solve(np.hstack([right_mn.real, right_mn.imag]))
-        return both[:, : right_mn.shape[1]] + 1j * both[:, right_mn.shape[1] :]
-
-    def check_overlap(self, k_c: Sequence[float] | NDArray[np.float64]) -> None:
-        """Raise `InputError` unless S(k) is positive definite, by its inertia. Collective."""
-        try:
-            _, negative = self._factorise(k_c, 0.0, 1.0)
-        except SingularMatrixError:
-            negative = 1
-        if negative:
-            raise InputError(
-                f"The overlap at k = {np.asarray(k_c)} is not positive definite; two atoms are "
-                "too close for the basis, or blocks are missing."
-            )
+        return np.asarray(both[:, : right_mn.shape[1]] + 1j * both[:, right_mn.shape[1] :])
 
     def matrices(self, k_c: Sequence[float] | NDArray[np.float64]) -> tuple[PETSc.Mat, PETSc.Mat]:
         """Return new AIJ matrices of H(k) and S(k), real or embedded, all blocks. Collective."""
@@ -198,11 +244,32 @@ class Pencil:
             made.append(whole.fill(k_c, {name: self._unit[name] for name in chosen}))
         return made[0], made[1]
 
+    def gathered(
+        self, k_c: Sequence[float] | NDArray[np.float64], root: int
+    ) -> tuple[NDArray[np.complex128], NDArray[np.complex128]] | None:
+        """Return the whole H(k) and S(k) as dense matrices on one rank, None elsewhere. Collective.
+
+        For small pencils: every rank makes a matrix of the whole size. Orbitals are in the order of
+        the atoms.
+        """
+        whole = []
+        for names in (("H", "Im H"), ("S",)):
+            part = sum(
+                self._unit[name] * dense_matrix(self.operators[name], k_c)
+                for name in names
+                if name in self.operators
+            )
+            total = np.empty_like(part) if self.comm.rank == root else None
+            self.comm.Reduce(part, total, root=root)
+            whole.append(total)
+        return None if whole[0] is None or whole[1] is None else (whole[0], whole[1])
+
     def free_factors(self) -> None:
         """Give the memory of all factors back. Collective."""
         for factorisation in self._factorisations.values():
             factorisation.destroy()
         self._factorisations.clear()
+        self._factored = None
 
     def _times(
         self, name: str, k_c: Sequence[float] | NDArray[np.float64], vectors_mn: NDArray[Any]
@@ -214,9 +281,17 @@ class Pencil:
         return self._products[name].complex(phase_p, vectors_mn)
 
     def _factorise(
-        self, k_c: Sequence[float] | NDArray[np.float64], factor_h: float, factor_s: float
+        self,
+        k_c: Sequence[float] | NDArray[np.float64],
+        factor_h: float,
+        factor_s: float,
+        threshold: float = 0.0,
     ) -> tuple[Factorisation, int]:
         real = self.is_real_at(k_c)
+        state = (*_key(k_c), factor_h, factor_s, threshold)
+        if self._factored is not None and self._factored[0] == state:
+            return self._factorisations[real], self._factored[1]
+        self._factored, self._constraint = None, None
         if real not in self._sums:
             kept = {name: _larger(x, self.negligible) for name, x in self.operators.items()}
             self._sums[real] = LatticeSum(
@@ -224,6 +299,8 @@ class Pencil:
             )
         factors = {name: unit * factor_h for name, unit in self._unit.items()}
         matrix = self._sums[real].fill(k_c, {**factors, "S": factor_s})
+        if threshold:
+            matrix.shift(-threshold)
         if (not real) in self._factorisations:
             # Factors of both kinds at once would need the memory of both.
             self._factorisations.pop(not real).destroy()
@@ -231,11 +308,28 @@ class Pencil:
             self._factorisations[real] = Factorisation(matrix, self.factor_options)
         factorisation = self._factorisations[real]
         negative = factorisation.factor()
-        if real:
-            return factorisation, negative
-        if negative % 2:
+        if not real and negative % 2:
             raise SingularMatrixError
-        return factorisation, negative // 2
+        count = negative if real else negative // 2
+        if factor_h and _key(k_c) in self._excluded:
+            count -= self._constrain(factorisation, self._excluded[_key(k_c)], real=real)
+        self._factored = (state, count)
+        return factorisation, count
+
+    def _constrain(
+        self, factorisation: Factorisation, excluded: NDArray[Any], *, real: bool
+    ) -> int:
+        """Prepare solutions orthogonal to Q; return how many negative eigenvalues Q had taken.
+
+        The inertia of the bordered matrix ((A, Q), (Q^+, 0)) is that of A plus that of -Q^+ A^-1 Q,
+        and that of A in the complement of Q plus one of each sign for each direction (Haynsworth,
+        Linear Algebra Appl. 1, 73 (1968)).
+        """
+        divided = self._divide(factorisation, excluded, real=real)
+        small = self.comm.allreduce(excluded.conj().T @ divided)
+        small = 0.5 * (small + small.conj().T)
+        self._constraint = (divided, np.linalg.inv(small))
+        return int((np.linalg.eigvalsh(small) < 0.0).sum())
 
     def _check_blocks(self) -> None:
         for name, operator in self.operators.items():
@@ -278,6 +372,10 @@ class Pencil:
         adjoint_m = self.comm.allreduce(adjoint_m) * (-1.0 if name == "Im H" else 1.0)
         difference = np.abs(direct_m[:, 0] - adjoint_m[rows.start : rows.stop]).max(initial=0.0)
         return float(self.comm.allreduce(difference, op=MPI.MAX))
+
+
+def _key(k_c: Sequence[float] | NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(np.asarray(k_c, dtype=np.float64).tolist())
 
 
 def _larger(operator: BlockOperator, bound: float) -> NDArray[np.bool_]:

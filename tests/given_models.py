@@ -17,10 +17,9 @@ from hamgnn_solve.core.hamiltonian import (
     transposed,
 )
 from hamgnn_solve.core.io.openmx_input import OPENMX_ORBITALS
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.core.pairs import PairList, find_pairs, join_pairs, onsite_pairs
 from hamgnn_solve.core.structure import Structure
-from hamgnn_solve.solver.dense import dense_matrix
 
 CELL = np.array([[5.0, 0.0, 0.0], [0.5, 6.0, 0.0], [0.0, -0.4, 7.0]])
 STRUCTURE = Structure(

@@ -31,8 +31,7 @@ from hamgnn_solve.core.io.operator_file import (
 )
 from hamgnn_solve.core.io.scfout import scfout_hamiltonian
 from hamgnn_solve.core.io.tshs import write_tshs
-from hamgnn_solve.core.operator import BlockOperator
-from hamgnn_solve.solver.dense import dense_matrix
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 
 GENERAL = np.array([0.13, -0.21, 0.37])
 

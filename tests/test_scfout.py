@@ -25,8 +25,8 @@ from pencil_models import printed_bands
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.hamiltonian import check_not_h0
 from hamgnn_solve.core.io.scfout import read_scfout, scfout_hamiltonian, scfout_zero
-from hamgnn_solve.core.operator import BlockOperator
-from hamgnn_solve.solver.dense import dense_eigenpairs, dense_matrix
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
+from hamgnn_solve.solver.dense import dense_eigenpairs
 
 SYSTEMS = ["h2o", "c2h4", "si2", "gaas2", "mos2_k5"]
 

@@ -20,11 +20,11 @@ from pencil_models import (
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.io.scfout import read_scfout
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.parallel.rows import OrbitalRows
 from hamgnn_solve.solver import eigenpairs as eigenpairs_module
 from hamgnn_solve.solver.bands import solve_bands
-from hamgnn_solve.solver.dense import dense_eigenpairs, dense_matrix
+from hamgnn_solve.solver.dense import dense_eigenpairs
 from hamgnn_solve.solver.eigenpairs import eigenpairs_near, eigenpairs_of_bands
 from hamgnn_solve.solver.fermi import FermiLevel, fermi_level, fill_bands, locate_band
 from hamgnn_solve.solver.inertia import count_below

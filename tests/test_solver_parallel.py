@@ -10,10 +10,10 @@ from pencil_models import pencil_of, random_pencil, supercell
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.io.scfout import read_scfout
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.core.units import EV_PER_HARTREE
 from hamgnn_solve.solver.bands import solve_bands
-from hamgnn_solve.solver.dense import dense_eigenpairs, dense_matrix
+from hamgnn_solve.solver.dense import dense_eigenpairs
 from hamgnn_solve.solver.eigenpairs import eigenpairs_near
 from hamgnn_solve.solver.inertia import count_below
 
