@@ -77,10 +77,6 @@ class LowerBlocks:
         """Return which numbers belong to the columns of a front."""
         return slice(int(self._entry_f[front]), int(self._entry_f[front + 1]))
 
-    def has_place(self, operator: BlockOperator) -> NDArray[np.bool_]:
-        """Tell which pairs of an operator lie within the filled pattern, shape (P,)."""
-        return self._position(operator) >= 0
-
     def fold(
         self, operator: BlockOperator, k_c: Sequence[float] | NDArray[np.float64], real: bool
     ) -> NDArray[Any]:
@@ -141,6 +137,8 @@ class LowerBlocks:
         for p, q, later_first, rows, columns in self._batches(result):
             for mask, turned in ((later_first >= 0, False), (later_first < 0, True)):
                 chosen, source = p[mask], q[mask]
+                if len(chosen) == 0:
+                    continue
                 places = self.offset_q[source][:, None] + np.arange(rows * columns)
                 blocks = lower[places].reshape(-1, *((columns, rows) if turned else (rows, columns)))
                 if turned:
