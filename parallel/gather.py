@@ -43,7 +43,7 @@ def gather_operator(
     total = comm.allreduce(sum(part.nbytes for part in parts))
     if total > largest_bytes:
         raise InputError(
-            f"An operator of {total / 1e9:.2f} GB does not fit into the {largest_bytes / 1e9:.2f} "
+            f"An operator of {total / 1e9:.3g} GB does not fit into the {largest_bytes / 1e9:.3g} "
             "GB that a rank may use for it; start fewer ranks on each machine."
         )
     columns, vectors, values = (_gathered(part, comm) for part in parts)

@@ -33,6 +33,7 @@ __all__ = [
     "Filling",
     "density_from_states",
     "density_matrix",
+    "fronts_of",
 ]
 
 Method = Literal["auto", "dense", "poles"]
@@ -172,7 +173,6 @@ class DensityMatrix:
 def density_matrix(
     hamiltonian: BlockOperator,
     overlap: BlockOperator,
-    rows: OrbitalRows,
     comm: MPI.Intracomm,
     kpoints_kc: NDArray[np.float64],
     weights_k: NDArray[np.float64] | None,
@@ -202,10 +202,8 @@ def density_matrix(
     ----------
     hamiltonian, overlap : BlockOperator
         Blocks whose first atom this rank owns; the pairs of H are among those of S or not.
-    rows : OrbitalRows
-        Distribution of the atoms.
     comm : mpi4py communicator
-        The one `rows` was made for.
+        Its ranks share the blocks and the work.
     kpoints_kc : ndarray, shape (K, 3)
         Fractional k; one of k and -k is enough.
     weights_k : ndarray, shape (K,), optional
@@ -233,7 +231,7 @@ def density_matrix(
     started = time.perf_counter()
     weights = normalised_weights(kpoints_kc, weights_k)
     bound = memory_per_rank(comm) if largest_bytes is None else float(largest_bytes)
-    bound = comm.bcast(bound)
+    bound = comm.allreduce(bound, op=MPI.MIN)
     h = gather_operator(hamiltonian, comm, bound / 4)
     s = gather_operator(overlap, comm, bound / 4)
     for name, operator in (("H", h), ("S", s)):
@@ -246,7 +244,7 @@ def density_matrix(
     if method == "dense" or (method == "auto" and crystal.norbitals <= SMALL):
         found = crystal.by_diagonalisation(filling, bound, notify)
     else:
-        tree, neglected = _fronts(h, s, drop_tolerance)
+        tree, neglected = fronts_of(h, s, drop_tolerance)
         expansion = comm.bcast(filling.poles(pole_tolerance))
         if method == "auto" and crystal.dense_is_faster(tree, len(expansion), bound):
             found = crystal.by_diagonalisation(filling, bound, notify)
@@ -273,8 +271,9 @@ def density_matrix(
 
 @dataclass(frozen=True)
 class _Crystal:
-    """All blocks of H and S with the k-points; methods return P of one spin, summed over ranks
-    by the caller.
+    """All blocks of H and S with the k-points.
+
+    The methods return the share of this rank in P of one spin, on all pairs of S.
     """
 
     hamiltonian: BlockOperator
@@ -311,7 +310,7 @@ class _Crystal:
         if self._dense_bytes() > bound:
             raise InputError(
                 f"All eigenvectors of {self.norbitals} orbitals need "
-                f"{self._dense_bytes() / 1e9:.2f} GB and {bound / 1e9:.2f} GB are allowed; choose "
+                f"{self._dense_bytes() / 1e9:.3g} GB and {bound / 1e9:.3g} GB are allowed; choose "
                 "the method 'poles'."
             )
         result = BlockOperator.zeros(self.overlap.pairs, self.overlap.norb_i)
@@ -338,8 +337,8 @@ class _Crystal:
         needed = 16.0 * tree.peak_numbers(self.all_real) + 104.0 * blocks.size
         if needed > bound:
             raise InputError(
-                f"The factors of H - z S need {needed / 1e9:.2f} GB on a rank and "
-                f"{bound / 1e9:.2f} GB are allowed; start fewer ranks on each machine."
+                f"The factors of H - z S need {needed / 1e9:.3g} GB on a rank and "
+                f"{bound / 1e9:.3g} GB are allowed; start fewer ranks on each machine."
             )
         result = BlockOperator.zeros(self.overlap.pairs, self.overlap.norb_i)
         nk, npoles = len(self.kpoints_kc), len(expansion)
@@ -362,9 +361,7 @@ class _Crystal:
                     if notify is not None:
                         notify()
                 blocks.unfold_into(result, density, k_c, float(self.weights_k[k]), real)
-        return DensityMatrix(
-            result, 0.0, "poles", npoles=npoles, occupation_error=expansion.error
-        )
+        return DensityMatrix(result, 0.0, "poles", npoles=npoles, occupation_error=expansion.error)
 
 
 def density_from_states(
@@ -406,9 +403,7 @@ def density_from_states(
             filled = state.weight * state.occupations_n[chosen]
             _add_outer(result, np.concatenate(parts), filled, state.k_c, rows)
     electrons = comm.allreduce(float(result.values @ overlap.values))
-    return DensityMatrix(
-        result, electrons, "states", seconds=time.perf_counter() - started
-    )
+    return DensityMatrix(result, electrons, "states", seconds=time.perf_counter() - started)
 
 
 def _add_outer(
@@ -432,8 +427,19 @@ def _add_outer(
             result.values[result.places(p, nrows * ncolumns)] += blocks.reshape(len(p), -1)
 
 
-def _fronts(h: BlockOperator, s: BlockOperator, drop_tolerance: float) -> tuple[FrontTree, float]:
-    """Return the fronts of the blocks above the tolerance, and the largest number outside them."""
+def fronts_of(
+    hamiltonian: BlockOperator, overlap: BlockOperator, drop_tolerance: float
+) -> tuple[FrontTree, float]:
+    """Return the fronts of a pencil and the largest number of the blocks outside them.
+
+    Parameters
+    ----------
+    hamiltonian, overlap : BlockOperator
+        All blocks.
+    drop_tolerance : float
+        Blocks with all numbers up to this (Hartree or, of S, without unit) do not ask for a place.
+    """
+    h, s = hamiltonian, overlap
     largest = [_largest(operator) for operator in (h, s)]
     kept = [np.flatnonzero(x > drop_tolerance) for x in largest]
     first = np.concatenate([x.pairs.first_p[p] for x, p in zip((h, s), kept, strict=True)])

@@ -140,7 +140,9 @@ class LowerBlocks:
                 if len(chosen) == 0:
                     continue
                 places = self.offset_q[source][:, None] + np.arange(rows * columns)
-                blocks = lower[places].reshape(-1, *((columns, rows) if turned else (rows, columns)))
+                blocks = lower[places].reshape(
+                    -1, *((columns, rows) if turned else (rows, columns))
+                )
                 if turned:
                     blocks = blocks.conj().transpose(0, 2, 1)
                 blocks = weight * (blocks * phase_p[chosen][:, None, None]).real

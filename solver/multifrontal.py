@@ -120,18 +120,14 @@ class FrontTree:
         order = np.argsort(key)
         return key[order], np.concatenate(rows)[order]
 
-    def rows_of(
-        self, front: NDArray[np.int64], atom: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
+    def rows_of(self, front: NDArray[np.int64], atom: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the first row of atoms in fronts, -1 where the front lacks the atom."""
         keys, rows = self._row_table
         wanted = front * len(self.norb_i) + atom
         place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         return np.where(keys[place] == wanted, rows[place], -1)
 
-    def holds(
-        self, first: NDArray[np.int64], second: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
+    def holds(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell which pairs of atoms lie within the filled pattern, shape (P,)."""
         ahead = self.rank_i[first] < self.rank_i[second]
         earlier, later = np.where(ahead, first, second), np.where(ahead, second, first)

@@ -175,9 +175,7 @@ def _zolotarev(lowest: float, top: float, bottom: float, count: int) -> PoleExpa
     return PoleExpansion(poles, weights, error)
 
 
-def _zolotarev_points(
-    inner: float, count: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _zolotarev_points(inner: float, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return c_j for odd j and for even j below 2 count."""
     # For small gaps sn / cn loses its digits beyond K' / 2, where c_j = l^2 / c_(2r - j).
     arguments = np.arange(1, count + 1) * ellipkm1(inner**2) / (2 * count)

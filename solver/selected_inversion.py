@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.solver.lower_blocks import LowerBlocks
 from hamgnn_solve.solver.multifrontal import Front, FrontTree
 
-__all__ = ["SelectedInverse", "selected_inverse"]
+__all__ = ["FrontFactor", "SelectedInverse", "factorise", "inverse_of_factors", "selected_inverse"]
 
 # Matrices up to this size are inverted by LAPACK, larger ones by halves: LAPACK's inversion runs
 # at half the speed of a matrix product.
@@ -39,9 +39,17 @@ class SelectedInverse:
     upper: Matrix
 
 
-@dataclass
-class _Factor:
-    """What elimination leaves of a front: A_JJ^-1, -A_UJ A_JJ^-1 and -(A_JJ^-1 A_JU)^T."""
+@dataclass(frozen=True)
+class FrontFactor:
+    """What elimination leaves of a front with pivots J and updates U.
+
+    Parameters
+    ----------
+    inverse : ndarray, shape (npivots, npivots)
+        A_JJ^-1 of what is left of H - z S, in 1/Hartree.
+    left, right : ndarray, shape (nupdates, npivots)
+        -A_UJ A_JJ^-1 and the transpose of -A_JJ^-1 A_JU; one array for symmetric pencils.
+    """
 
     inverse: Matrix
     left: Matrix
@@ -85,44 +93,45 @@ def selected_inverse(
     InputError
         When a diagonal block is singular: z is an eigenvalue.
     """
+    factors = factorise(tree, blocks, hamiltonian, overlap, shift)
+    return inverse_of_factors(tree, blocks, factors)
+
+
+def factorise(
+    tree: FrontTree,
+    blocks: LowerBlocks,
+    hamiltonian: Matrix,
+    overlap: Matrix,
+    shift: complex,
+) -> list[FrontFactor]:
+    """Return the factors of H - z S front by front; the first half of `selected_inverse`."""
     symmetric = not np.iscomplexobj(hamiltonian)
-    factors = [
-        factor for factor in _Elimination(tree, blocks, hamiltonian, overlap, shift, symmetric)
-    ]
-    return _invert(tree, blocks, factors, symmetric)
+    return _Elimination(tree, blocks, hamiltonian, overlap, shift, symmetric).factors()
 
 
+@dataclass
 class _Elimination:
-    """Iterate over the factors of all fronts, keeping only update matrices that wait."""
+    """The factorisation under way; only update matrices that wait for their parent are kept."""
 
-    def __init__(
-        self,
-        tree: FrontTree,
-        blocks: LowerBlocks,
-        hamiltonian: Matrix,
-        overlap: Matrix,
-        shift: complex,
-        symmetric: bool,
-    ) -> None:
-        self.tree = tree
-        self.blocks = blocks
-        self.hamiltonian = hamiltonian
-        self.overlap = overlap
-        self.shift = shift
-        self.symmetric = symmetric
-        self.waiting: dict[int, Matrix] = {}
+    tree: FrontTree
+    blocks: LowerBlocks
+    hamiltonian: Matrix
+    overlap: Matrix
+    shift: complex
+    symmetric: bool
+    waiting: dict[int, Matrix] = field(default_factory=dict)
 
-    def __iter__(self) -> Any:
-        for f, front in enumerate(self.tree.fronts):
-            try:
-                yield self._eliminate(f, front)
-            except np.linalg.LinAlgError as error:
-                raise InputError(
-                    f"H - z S is singular at z = {self.shift} Hartree; move the shift off the "
-                    "eigenvalues."
-                ) from error
+    def factors(self) -> list[FrontFactor]:
+        """Eliminate front after front."""
+        try:
+            return [self._eliminate(f, front) for f, front in enumerate(self.tree.fronts)]
+        except np.linalg.LinAlgError as error:
+            raise InputError(
+                f"H - z S is singular at z = {self.shift} Hartree; move the shift off the "
+                "eigenvalues."
+            ) from error
 
-    def _eliminate(self, f: int, front: Front) -> _Factor:
+    def _eliminate(self, f: int, front: Front) -> FrontFactor:
         panel, transposed = self._assemble(f, front)
         children = [(self.tree.fronts[c], self.waiting.pop(c)) for c in front.children]
         for child, update in children:
@@ -136,7 +145,7 @@ class _Elimination:
             for child, given in children:
                 self._add_to_update(child, given, front.npivots, update)
             self.waiting[f] = update
-        return _Factor(inverse, left, right)
+        return FrontFactor(inverse, left, right)
 
     def _assemble(self, f: int, front: Front) -> tuple[Matrix, Matrix]:
         """Return A_{JU,J} and the transpose of A_{J,JU}, shape (rows, pivots)."""
@@ -182,9 +191,14 @@ class _Elimination:
                 update[rows, columns] += given[row.start : row.stop, column.start : column.stop]
 
 
-def _invert(
-    tree: FrontTree, blocks: LowerBlocks, factors: list[_Factor], symmetric: bool
+def inverse_of_factors(
+    tree: FrontTree, blocks: LowerBlocks, factors: list[FrontFactor]
 ) -> SelectedInverse:
+    """Return G from its factors, the last front first; the second half of `selected_inverse`.
+
+    `factors` is emptied on the way, so that memory is free as soon as it can be.
+    """
+    symmetric = all(factor.left is factor.right for factor in factors)
     dtype = factors[0].inverse.dtype
     lower = np.empty(blocks.size, dtype=dtype)
     upper = lower if symmetric else np.empty(blocks.size, dtype=dtype)

@@ -57,14 +57,7 @@ def serial_density(
 ) -> DensityMatrix:
     """Return the density matrix by one process."""
     return density_matrix(
-        hamiltonian,
-        overlap,
-        rows_of(overlap),
-        MPI.COMM_SELF,
-        kpoints_kc,
-        weights_k,
-        filling,
-        **options,
+        hamiltonian, overlap, MPI.COMM_SELF, kpoints_kc, weights_k, filling, **options
     )
 
 
