@@ -51,7 +51,8 @@ def main() -> None:
     with measured("reading"):
         given = read_operator_file(options.file)
     hamiltonian, overlap = given.hamiltonian, given.overlap
-    expansion = step_poles(*options.edges, options.tolerance)
+    lowest, top, bottom = options.edges
+    expansion = step_poles(lowest, top, bottom, options.tolerance)
     print(f"{len(expansion)} poles, error of an occupation {expansion.error:.1e}")
     with measured("order and fronts"):
         tree, neglected = fronts_of(hamiltonian, overlap, options.drop)

@@ -196,7 +196,9 @@ def density_matrix(
     Blocks with all of |H| and |S| up to `drop_tolerance` do not enter the pattern that is
     factorised, but are taken along where elimination fills their place anyway. On the pairs that
     remain outside P is zero; in Tr(PS) this omits at most `drop_tolerance` times the sum of |P|
-    over them.
+    over them. P itself is that of the pencil without these blocks. In a bilayer of 222 atoms whose
+    S has an eigenvalue of 2e-4 the default moved Tr(PH) by 1e-6 Hartree, the charge of an atom by
+    7e-6 electrons and single elements of P, of 4 at most, by 1e-3.
 
     Parameters
     ----------

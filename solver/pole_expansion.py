@@ -108,9 +108,9 @@ def fermi_poles(
 
     Nearly best rational approximation by the AAA algorithm (Nakatsukasa, Sete and Trefethen, SIAM
     J. Sci. Comput. 40, A1494 (2018)) in a variable that maps [lowest, infinity] to an interval;
-    then the weights are fitted anew without a constant. This takes about half the poles of the
-    contour of Lin, Lu, Ying and E (Commun. Math. Sci. 7, 755 (2009)); the count grows with the
-    logarithm of (level - lowest) / k_B T as it does there.
+    then the weights are fitted anew without a constant. As on the contour of Lin, Lu, Ying and E
+    (Commun. Math. Sci. 7, 755 (2009)), the count grows with the logarithm of (level - lowest) /
+    k_B T.
 
     Parameters
     ----------

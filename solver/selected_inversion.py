@@ -16,9 +16,9 @@ __all__ = ["FrontFactor", "SelectedInverse", "factorise", "inverse_of_factors", 
 
 # Matrices up to this size are inverted by LAPACK, larger ones by halves: LAPACK's inversion runs
 # at half the speed of a matrix product.
-LEAF = 128
+LEAF = 256
 # Rows of a symmetric product that are computed together; columns beyond the last are left out.
-STRIP = 512
+STRIP = 256
 
 Matrix = NDArray[Any]
 

@@ -56,7 +56,7 @@ def test_selected_inverse_is_that_of_lapack(
         small_fronts(monkeypatch)
     if isinstance(shift, float):
         # A real shift relies on pivots within a block.
-        monkeypatch.setattr(selected_inversion, "LEAF", 128)
+        monkeypatch.setattr(selected_inversion, "LEAF", 256)
     hamiltonian, overlap = (on_a_ring(x, 3) for x in random_pencil([3, 4, 5] * 16, seed=21))
     real = k_c != GENERAL
     tree = dissect(overlap.pairs.first_p, overlap.pairs.second_p, overlap.norb_i)
