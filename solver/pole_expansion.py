@@ -63,7 +63,7 @@ def step_poles(
     """Expand the occupation of an insulator at zero temperature.
 
     The best rational approximation of the sign on [-1, -l] and [l, 1] (Zolotarev; Nakatsukasa and
-    Freund, SIAM Review 58, 461 (2016), section 4, here of type (2r - 1, 2r)),
+    Freund, SIAM Review 58, 461 (2016), here of type (2r - 1, 2r)),
 
         Z(t) = M t prod_j (t^2 + c_2j) / prod_j (t^2 + c_2j-1),
         c_j = l^2 sn^2(j K' / 2r) / cn^2(j K' / 2r), K' = K(sqrt(1 - l^2)),

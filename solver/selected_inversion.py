@@ -71,7 +71,7 @@ def selected_inverse(
 
     with J the orbitals of a front and U those that they couple to (Takahashi, Fagan and Chin,
     Proc. 8th PICA Conf., 63 (1973); Lin, Yang, Meza, Lu, Ying and E, ACM Trans. Math. Softw. 37,
-    40 (2011), algorithm 2). Real H and S make all matrices symmetric, and one triangle is worked
+    40 (2011)). Real H and S make all matrices symmetric, and one triangle is worked
     out. Pivots are exchanged only within the diagonal blocks that LAPACK inverts. For Im z != 0
     this is safe: what is left of a diagonal block is inverse to a block of the inverse of a
     leading part of H - z S, and as that part is itself a pencil of Hermitian H and positive S,
