@@ -10,7 +10,14 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hamgnn_solve.cli.options import SolveOptions
-from hamgnn_solve.cli.solve import describe_run, prepare_folder, requested_path, write_run_folder
+from hamgnn_solve.cli.solve import (
+    describe_run,
+    inputs_digest,
+    prepare_folder,
+    requested_path,
+    write_run_folder,
+)
+from hamgnn_solve.cli.spectrum import factor_options, solve_spectrum
 from hamgnn_solve.cli.stages import Stages
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.hamiltonian import (
@@ -33,7 +40,6 @@ from hamgnn_solve.core.units import EV_PER_HARTREE, HARTREE_PER_KELVIN
 from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.parallel.partition import partition_atoms
 from hamgnn_solve.parallel.rows import OrbitalRows
-from hamgnn_solve.solver.bands import solve_bands
 from hamgnn_solve.solver.pencil import Pencil
 from hamgnn_solve.solver.petsc import set_options
 
@@ -133,21 +139,26 @@ def solve_given(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
             comm,
             imaginary=given.imaginary,
             electrons_per_band=system.electrons_per_band,
+            factor_options=factor_options(options, stages),
         )
-    with stages.steps("spectrum", len(path.kpoints_kc)) as advance:
-        spectrum = solve_bands(
-            pencil,
-            path.kpoints_kc,
-            electrons,
-            options.bands,
-            advance,
-            weights_k=weights_k,
-            temperature=system.temperature * HARTREE_PER_KELVIN,
-        )
+    state = file.stat() if file.exists() else None
+    identity = (str(file.resolve()), state and state.st_size, state and state.st_mtime_ns)
+    inputs = inputs_digest(options, structure, path, *identity, electrons)
+    spectrum = solve_spectrum(
+        options,
+        pencil,
+        path,
+        electrons,
+        inputs,
+        stages,
+        fractional_ic=structure.fractional_ic,
+        weights_k=weights_k,
+        temperature=system.temperature * HARTREE_PER_KELVIN,
+    )
     summary = describe_run(options, structure, "none: H and S given", norb_i, spectrum, comm)
     if system.chemical_potential is not None:
         summary["file_fermi_level_eV"] = system.chemical_potential * EV_PER_HARTREE
-    write_run_folder(options, stages, spectrum, path, summary, comm)
+    write_run_folder(options, stages, spectrum, path, summary, inputs, comm)
     return summary
 
 

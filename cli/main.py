@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 
@@ -101,7 +102,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory-per-rank",
         metavar="SIZE",
-        help="memory a rank may use for the network, 4GB say (default: its share of what is free)",
+        help="memory a rank may use for the network, and then for sparse factors, 4GB say "
+        "(default: its share of what is free)",
     )
     parser.add_argument(
         "--device",
@@ -113,6 +115,37 @@ def build_parser() -> argparse.ArgumentParser:
         "--write-matrices",
         action="store_true",
         help="leave H and S in the run folder too (matrices.h5; hamgnn-tools convert reads it)",
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="go on with the run folder of a run that was stopped; its k-points are kept",
+    )
+    parser.add_argument(
+        "--out-of-core",
+        action="store_true",
+        help="keep sparse factors on disk (done by itself where they exceed the memory)",
+    )
+    parser.add_argument(
+        "--compression",
+        metavar="EPS",
+        type=float,
+        default=SolveOptions.compression,
+        help="block low-rank factors with this dropping tolerance, 1e-8 say (default: exact)",
+    )
+    parser.add_argument(
+        "--subspace",
+        metavar="N",
+        type=int,
+        default=SolveOptions.subspace,
+        help="vectors of the Krylov space before a restart (default: six times the bands)",
+    )
+    parser.add_argument(
+        "--eigensolver",
+        choices=("block", "slepc"),
+        default=SolveOptions.eigensolver,
+        help="block Krylov-Schur of our own, or SLEPc's solvers with all their options, which take "
+        "several times longer (default: %(default)s)",
     )
     parser.add_argument(
         "--petsc", metavar="OPTIONS", default="", help="options handed to PETSc and SLEPc"
@@ -129,6 +162,12 @@ def main(arguments: list[str] | None = None) -> int:
     fault on one rank aborts the others after its traceback.
     """
     parsed = build_parser().parse_args(arguments)
+    # One thread a rank unless asked otherwise, before the numerical libraries load.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    if parsed.compression > 0.0:
+        # Debian's MUMPS with Scotch fails when it compresses; the one without does not.
+        os.environ["HAMGNN_SOLVE_SCOTCH"] = "no"
     # Imported here so that --help answers at once.
     from mpi4py import MPI
 
@@ -154,6 +193,11 @@ def main(arguments: list[str] | None = None) -> int:
             memory_per_rank=parsed.memory_per_rank,
             device=parsed.device,
             write_matrices=parsed.write_matrices,
+            out_of_core=parsed.out_of_core,
+            compression=parsed.compression,
+            subspace=parsed.subspace,
+            restart=parsed.restart,
+            eigensolver=parsed.eigensolver,
             petsc=parsed.petsc,
             quiet=parsed.quiet,
             command=" ".join(["hamgnn-solve", *(arguments or sys.argv[1:])]),

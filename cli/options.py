@@ -36,6 +36,11 @@ class SolveOptions:
     memory_per_rank: str | None = None
     device: str = "cpu"
     write_matrices: bool = False
+    out_of_core: bool = False
+    compression: float = 0.0
+    subspace: int = 0
+    eigensolver: str = "block"
+    restart: bool = False
     petsc: str = ""
     quiet: bool = False
     command: str = ""
@@ -60,6 +65,15 @@ class SolveOptions:
             raise InputError(f"--path-spacing {self.path_spacing} must be a positive number.")
         if self.device not in ("cpu", "cuda"):
             raise InputError(f"--device {self.device} is unknown; choose cpu or cuda.")
+        if not 0.0 <= self.compression < 1e-3:
+            raise InputError(
+                f"--compression {self.compression:g} is no dropping tolerance for factors; write "
+                "1e-10 to 1e-6."
+            )
+        if self.subspace < 0:
+            raise InputError(f"--subspace {self.subspace} must be a number of vectors.")
+        if self.eigensolver not in ("block", "slepc"):
+            raise InputError(f"--eigensolver {self.eigensolver} is unknown; choose block or slepc.")
         _ = self.memory_bytes
 
     @property

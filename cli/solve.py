@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hamgnn_solve import __version__
 from hamgnn_solve.cli.matrices import write_in_turn
 from hamgnn_solve.cli.options import SolveOptions
+from hamgnn_solve.cli.spectrum import factor_options, solve_spectrum
 from hamgnn_solve.cli.stages import Stages
 from hamgnn_solve.core.basis.openmx_data import openmx_basis
 from hamgnn_solve.core.basis.species import Basis
@@ -23,7 +24,7 @@ from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.hamiltonian import CrystalHamiltonian, OrbitalSystem, moved_levels
 from hamgnn_solve.core.integrals.hamiltonian_zero import hamiltonian_zero
 from hamgnn_solve.core.integrals.overlap import overlap
-from hamgnn_solve.core.io.results import summarise, write_results, write_summary
+from hamgnn_solve.core.io.results import digest, summarise, write_results, write_summary
 from hamgnn_solve.core.io.structure import read_structure
 from hamgnn_solve.core.model import Model, find_model
 from hamgnn_solve.core.network.predict import fitting_chunk, predict
@@ -36,11 +37,17 @@ from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.parallel.memory import memory_per_rank
 from hamgnn_solve.parallel.partition import partition_atoms
 from hamgnn_solve.parallel.rows import OrbitalRows
-from hamgnn_solve.solver.bands import solve_bands
 from hamgnn_solve.solver.pencil import Pencil
 from hamgnn_solve.solver.petsc import library_versions, set_options
 
-__all__ = ["describe_run", "prepare_folder", "requested_path", "solve", "write_run_folder"]
+__all__ = [
+    "describe_run",
+    "inputs_digest",
+    "prepare_folder",
+    "requested_path",
+    "solve",
+    "write_run_folder",
+]
 
 
 def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
@@ -108,7 +115,9 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
     stages.say("Hamiltonian predicted")
     with stages.stage("pencil"):
         rows = OrbitalRows(owner_i, norb_i, comm.size, comm.rank)
-        pencil = Pencil(h_operator, s_operator, rows, comm)
+        pencil = Pencil(
+            h_operator, s_operator, rows, comm, factor_options=factor_options(options, stages)
+        )
     if options.write_matrices:
         with stages.stage("matrices"):
             shells_i = tuple(basis.species[symbol].shell_l for symbol in structure.symbols)
@@ -116,11 +125,20 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
             system = OrbitalSystem(structure, shells_i, electrons)
             matrices = CrystalHamiltonian(system, moved, s_operator, zero=h0_operator)
             write_in_turn(options.run_folder / "matrices.h5", matrices, comm)
-    with stages.steps("spectrum", len(path.kpoints_kc)) as advance:
-        spectrum = solve_bands(pencil, path.kpoints_kc, electrons, options.bands, advance)
-        spectrum = spectrum.shifted(model.energy_shift)
+    weights = [x.detach().numpy() for x in model.network.state_dict().values()]
+    inputs = inputs_digest(options, structure, path, model.name, *weights)
+    spectrum = solve_spectrum(
+        options,
+        pencil,
+        path,
+        electrons,
+        inputs,
+        stages,
+        fractional_ic=structure.fractional_ic,
+        energy_shift=model.energy_shift,
+    )
     summary = describe_run(options, structure, model.name, norb_i, spectrum, comm)
-    write_run_folder(options, stages, spectrum, path, summary, comm)
+    write_run_folder(options, stages, spectrum, path, summary, inputs, comm)
     return summary
 
 
@@ -130,6 +148,7 @@ def write_run_folder(
     spectrum: Spectrum,
     path: BandPath,
     summary: dict[str, Any],
+    inputs: str,
     comm: MPI.Intracomm,
 ) -> None:
     """Write picture, results and summary of a run; the stages go into the summary. Collective."""
@@ -140,7 +159,7 @@ def write_run_folder(
     summary["stages"] = stages.done
     if comm.rank == 0:
         text = _summary_text(summary, stages.table())
-        write_results(options.run_folder / "results.h5", spectrum, path, summary)
+        write_results(options.run_folder / "results.h5", spectrum, path, summary, inputs)
         write_summary(options.run_folder, summary, text)
         print(text, end="")
 
@@ -192,6 +211,18 @@ def prepare_folder(folder: Path) -> None:
         ) from error
 
 
+def inputs_digest(options: SolveOptions, structure: Structure, path: BandPath, *others: Any) -> str:
+    """Return what tells runs of other input apart, for `--restart`."""
+    return digest(
+        structure.symbols,
+        structure.pos_ic,
+        structure.cell_cc,
+        path.kpoints_kc,
+        options.bands,
+        *others,
+    )
+
+
 def describe_run(
     options: SolveOptions,
     structure: Structure,
@@ -229,6 +260,8 @@ def _summary_text(summary: dict[str, Any], table: str) -> str:
         f"electrons       {summary['nelectrons']:g}",
         f"model           {summary['model']}",
         f"Fermi level     {summary['fermi_level_eV']:.4f} eV",
+        f"band indices    certified by counts at {summary['certified_kpoints']} of "
+        f"{summary['kpoints']} k-points; largest residual {summary['largest_residual_eV']:.0e} eV",
     ]
     if summary["gap_kind"] == "metal":
         lines.append("gap             none at the solved k-points: a band crosses the Fermi level")

@@ -7,7 +7,33 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Spectrum"]
+__all__ = ["KBands", "Spectrum"]
+
+
+@dataclass(frozen=True)
+class KBands:
+    """Bands at one k.
+
+    Parameters
+    ----------
+    energies_n, residuals_n : ndarray, shape (nbands,)
+        In Hartree; ||H x - e S x|| / ||S x||.
+    first_band : int
+        Global index of the lowest, counted from 1.
+    certified : bool
+        Whether counts certify the indices.
+    """
+
+    energies_n: NDArray[np.float64]
+    residuals_n: NDArray[np.float64]
+    first_band: int
+    certified: bool = True
+
+    def __post_init__(self) -> None:
+        if self.energies_n.shape != self.residuals_n.shape:
+            raise ValueError(
+                f"{self.energies_n.shape} energies, {self.residuals_n.shape} residuals"
+            )
 
 
 @dataclass(frozen=True)

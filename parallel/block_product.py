@@ -29,11 +29,11 @@ class BlockProduct:
         The blocks whose first atom this rank owns.
     rows : OrbitalRows
         Numbering and distribution of the orbitals.
-    comm : mpi4py.MPI.Comm
+    comm : mpi4py.MPI.Intracomm
         The processes that `rows` was made for. Collective.
     """
 
-    def __init__(self, operator: BlockOperator, rows: OrbitalRows, comm: MPI.Comm) -> None:
+    def __init__(self, operator: BlockOperator, rows: OrbitalRows, comm: MPI.Intracomm) -> None:
         self.operator, self.rows = operator, rows
         pairs, norb_i = operator.pairs, rows.norb_i
         order = np.argsort(rows.first_row_i[pairs.first_p], kind="stable")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hamgnn_solve.core.spectrum import Spectrum
+from hamgnn_solve.core.spectrum import KBands, Spectrum
 from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.solver.conditioning import project_dependent_orbitals
 from hamgnn_solve.solver.dense import dense_bands
@@ -26,38 +26,12 @@ from hamgnn_solve.solver.fragments import guess_levels
 from hamgnn_solve.solver.krylov import KrylovOptions
 from hamgnn_solve.solver.pencil import Pencil
 
-__all__ = ["BandOptions", "KBands", "solve_bands"]
+__all__ = ["BandOptions", "solve_bands"]
 
 # Orbitals up to which LAPACK is faster than sparse factors (bench/RESULTS.md).
 DENSE = 2000
 # Hartree. Windows of one k serve the next when they are this much wider.
 WIDER = 2e-3
-
-
-@dataclass(frozen=True)
-class KBands:
-    """Bands at one k.
-
-    Parameters
-    ----------
-    energies_n, residuals_n : ndarray, shape (nbands,)
-        In Hartree; ||H x - e S x|| / ||S x||.
-    first_band : int
-        Global index of the lowest, counted from 1.
-    certified : bool
-        Whether counts certify the indices.
-    """
-
-    energies_n: NDArray[np.float64]
-    residuals_n: NDArray[np.float64]
-    first_band: int
-    certified: bool = True
-
-    def __post_init__(self) -> None:
-        if self.energies_n.shape != self.residuals_n.shape:
-            raise ValueError(
-                f"{self.energies_n.shape} energies, {self.residuals_n.shape} residuals"
-            )
 
 
 @dataclass(frozen=True)
@@ -75,6 +49,9 @@ class BandOptions:
         Told of every k-point that is solved: its place in the list and its bands. On every rank.
     announce : callable
         Told in one sentence which way is taken.
+    fractional_ic : ndarray, shape (N, 3), optional
+        Positions of the atoms in units of the lattice vectors, which many k-points of a large cell
+        need to share a space of states.
     """
 
     krylov: KrylovOptions = field(default_factory=KrylovOptions)
@@ -82,6 +59,7 @@ class BandOptions:
     known: dict[int, KBands] = field(default_factory=dict)
     store: Callable[[int, KBands], None] = lambda _place, _bands: None
     announce: Callable[[str], None] = lambda _text: None
+    fractional_ic: NDArray[np.float64] | None = None
 
 
 def solve_bands(

@@ -14,6 +14,7 @@ from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.solver.inertia import factorise_near
 from hamgnn_solve.solver.krylov import KrylovOptions, nearest_states
 from hamgnn_solve.solver.pencil import Pencil
+from hamgnn_solve.solver.slepc_krylov import slepc_states
 
 __all__ = ["Eigenpairs", "eigenpairs_between", "eigenpairs_near", "eigenpairs_of_bands"]
 
@@ -192,7 +193,7 @@ class _Search:
         self.start_mn = start_mn
         self.attempts = 0
         # The first shift and its count, from which bands are numbered until ends are counted.
-        self.anchor: tuple[float, int] | None = None
+        self.anchor: tuple[float, int] = (np.nan, 0)
         # Counts at the ends of everything need no factorisation.
         self.counts: dict[float, int] = {-np.inf: 0, np.inf: pencil.nstates(k_c)}
         self.energies_n = np.zeros(0)
@@ -203,7 +204,8 @@ class _Search:
         """Factorise at an energy; returns where that was possible, and the count there."""
         self.factorisation, self.sigma, count = factorise_near(self.pencil, self.k_c, sigma)
         self.counts[self.sigma] = count
-        self.anchor = self.anchor or (self.sigma, count)
+        if np.isnan(self.anchor[0]):
+            self.anchor = (self.sigma, count)
         return self.sigma, count
 
     def bands(self, first: int, last: int) -> Eigenpairs:
@@ -243,7 +245,8 @@ class _Search:
         """Find unknown states on both sides of the shift and join them to those known."""
         if below <= 0 and above <= 0:
             return
-        found = nearest_states(
+        search = slepc_states if self.options.slepc else nearest_states
+        found = search(
             lambda x: self.pencil.solve(self.factorisation, x, real=self.real),
             lambda x: self.pencil.overlap_times(self.k_c, x),
             self._start(),

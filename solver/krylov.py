@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
 
-__all__ = ["KrylovOptions", "nearest_states"]
+__all__ = ["KrylovOptions", "Product", "nearest_states"]
 
 # Of a new vector rounding alone is left when its squared S-norm falls below this part.
 NOTHING_NEW = 1e-24
@@ -40,12 +40,15 @@ class KrylovOptions:
         Residual of a state of A^-1 S relative to its eigenvalue.
     restarts : int
         After so many the search is given up.
+    slepc : bool
+        Leave the iterations to SLEPc.
     """
 
     block: int = 16
     largest: int = 0
     tolerance: float = 1e-9
     restarts: int = 60
+    slepc: bool = False
 
     def __post_init__(self) -> None:
         if self.block < 1 or self.largest < 0 or self.restarts < 1 or not self.tolerance > 0.0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -88,10 +89,10 @@ class LatticeSum:
         values: NDArray[np.float64] | NDArray[np.complex128],
     ) -> None:
         operator, real = self.operators[name], self.real
-        phase_p = phase_p.real if real else phase_p
+        weight_p: NDArray[Any] = phase_p.real if real else phase_p
         for group in self._groups[name]:
             blocks = operator.blocks(group.chosen_p, group.rows, group.columns)
-            blocks = blocks * phase_p[group.chosen_p][:, None, None]
+            blocks = blocks * weight_p[group.chosen_p][:, None, None]
             summed = np.add.reduceat(blocks, group.starts, axis=0)
             places, row_length = self._pattern.places(group.pattern_q, group.rows, real)
             places = places + np.arange(group.columns)

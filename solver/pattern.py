@@ -100,7 +100,7 @@ class BlockPattern:
         self, values: NDArray[np.float64] | NDArray[np.complex128], real: bool
     ) -> NDArray[np.float64]:
         """Return the numbers of a filled `buffer` in the order of `csr`."""
-        numbers = values if real else values.view(np.float64)
+        numbers = values.view(np.float64)
         self.csr(real)
         return numbers[self._kept[real]] if self.upper else numbers
 

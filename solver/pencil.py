@@ -81,7 +81,7 @@ class Pencil:
         hamiltonian: BlockOperator,
         overlap: BlockOperator,
         rows: OrbitalRows,
-        comm: MPI.Comm,
+        comm: MPI.Intracomm,
         *,
         imaginary: BlockOperator | None = None,
         electrons_per_band: int = 2,
@@ -95,7 +95,7 @@ class Pencil:
         self.electrons_per_band = electrons_per_band
         self.factor_options = factor_options or FactorOptions()
         self.negligible = negligible
-        self.operators = {"H": hamiltonian, "S": overlap}
+        self.operators: dict[str, BlockOperator] = {"H": hamiltonian, "S": overlap}
         # What multiplies the blocks of each operator beside the phase.
         self._unit: dict[str, complex] = {"H": 1.0, "S": 1.0}
         if imaginary is not None:

@@ -7,6 +7,7 @@ a way the solver cannot use.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import shlex
 from pathlib import Path
@@ -55,7 +56,8 @@ def offer_scotch(petsc_folder: str) -> bool:
 try:
     import petsc4py
 
-    offer_scotch(petsc4py.get_config()["PETSC_DIR"])
+    if os.environ.get("HAMGNN_SOLVE_SCOTCH", "yes") != "no":
+        offer_scotch(petsc4py.get_config()["PETSC_DIR"])
     from mpi4py import MPI
     from petsc4py import PETSc
     from slepc4py import SLEPc
@@ -113,6 +115,8 @@ def set_options(text: str) -> None:
             f"PETSc options must start with a dash, but '{words[0]}' does not; write for example "
             '--petsc "-mat_mumps_icntl_14 50".'
         )
+    if "-mat_mumps_icntl_35" in words:
+        raise InputError("Ask for compressed factors with --compression, not through --petsc.")
     PETSc.Options().insertString(text)
 
 

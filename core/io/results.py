@@ -1,19 +1,22 @@
-"""Write what a run leaves behind: results.h5, summary.json, summary.txt."""
+"""Write what a run leaves behind, and keep what it has reached: results.h5, summary.json, .txt."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
+from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.observables.band_path import BandPath
-from hamgnn_solve.core.spectrum import Spectrum
+from hamgnn_solve.core.spectrum import KBands, Spectrum
 from hamgnn_solve.core.units import EV_PER_HARTREE
 
-__all__ = ["summarise", "write_results", "write_summary"]
+__all__ = ["BandStore", "digest", "summarise", "write_results", "write_summary"]
 
 
 def summarise(spectrum: Spectrum) -> dict[str, Any]:
@@ -29,11 +32,114 @@ def summarise(spectrum: Spectrum) -> dict[str, Any]:
         "cbm_eV": in_ev(spectrum.cbm),
         "gap_eV": in_ev(spectrum.gap),
         "gap_kind": spectrum.gap_kind,
+        "kpoints": len(spectrum.kpoints_kc),
+        "certified_kpoints": len(spectrum.kpoints_kc)
+        if spectrum.certified_k is None
+        else int(spectrum.certified_k.sum()),
+        "largest_residual_eV": in_ev(float(spectrum.residuals_kn.max())),
     }
 
 
+class BandStore:
+    """The bands solved so far in `results.h5`, from which a killed run goes on.
+
+    Every new k-point replaces the file by a whole one, so that a run may be killed at any time.
+
+    Parameters
+    ----------
+    file : str or Path
+    kpoints_kc : ndarray, shape (K, 3)
+        Fractional k of the run.
+    nbands : int
+        Bands asked for at each k.
+    inputs : str
+        What tells runs of other input apart (a digest).
+    energy_shift : float
+        Added to energies in the file, in Hartree.
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        kpoints_kc: NDArray[np.float64],
+        nbands: int,
+        inputs: str,
+        energy_shift: float = 0.0,
+    ) -> None:
+        self.file, self.kpoints_kc, self.nbands = Path(file), kpoints_kc, nbands
+        self.inputs, self.energy_shift = inputs, energy_shift
+        self.bands: dict[int, KBands] = {}
+
+    def read(self) -> dict[int, KBands]:
+        """Take over the k-points that an earlier run left; returns them.
+
+        Raises
+        ------
+        InputError
+            When the file was made from other input, or is no results file.
+        """
+        if not self.file.exists():
+            return {}
+        try:
+            with h5py.File(self.file) as h5:
+                if h5.attrs["inputs"] != self.inputs:
+                    raise InputError(
+                        f"{self.file} was made from other input (structure, model, k-points or "
+                        "number of bands); choose another folder with --out, or leave --restart "
+                        "out."
+                    )
+                energies_kn = h5["eigenvalues_eV"][:] / EV_PER_HARTREE - self.energy_shift
+                residuals_kn = h5["residuals_eV"][:] / EV_PER_HARTREE
+                first_k, certified_k = h5["band_index"][:, 0], h5["certified"][:]
+        except (OSError, KeyError) as error:
+            raise InputError(
+                f"{self.file} cannot be read as results of a run ({error}); leave --restart out."
+            ) from error
+        for k in np.flatnonzero(np.isfinite(energies_kn[:, 0])):
+            there = np.isfinite(energies_kn[k])
+            self.bands[int(k)] = KBands(
+                energies_kn[k][there], residuals_kn[k][there], int(first_k[k]), bool(certified_k[k])
+            )
+        return dict(self.bands)
+
+    def store(self, place: int, bands: KBands) -> None:
+        """Add a k-point and write the file."""
+        self.bands[place] = bands
+        width = max(len(x.energies_n) for x in self.bands.values())
+        shape = (len(self.kpoints_kc), width)
+        energies_kn, residuals_kn = np.full(shape, np.nan), np.full(shape, np.nan)
+        index_kn, certified_k = np.zeros(shape, dtype=np.int64), np.zeros(shape[0], dtype=bool)
+        for k, x in self.bands.items():
+            here = (k, slice(len(x.energies_n)))
+            energies_kn[here] = (x.energies_n + self.energy_shift) * EV_PER_HARTREE
+            residuals_kn[here] = x.residuals_n * EV_PER_HARTREE
+            index_kn[k] = x.first_band + np.arange(width)
+            certified_k[k] = x.certified
+        unfinished = self.file.with_name(self.file.name + ".new")
+        with h5py.File(unfinished, "w") as h5:
+            h5["kpoints"] = self.kpoints_kc
+            h5["eigenvalues_eV"], h5["residuals_eV"] = energies_kn, residuals_kn
+            h5["band_index"], h5["certified"] = index_kn, certified_k
+            h5.attrs["inputs"] = self.inputs
+        unfinished.replace(self.file)
+
+
+def digest(*parts: Any) -> str:
+    """Return a number that tells inputs apart: texts, numbers, arrays."""
+    total = hashlib.sha256()
+    for part in parts:
+        array = np.ascontiguousarray(part) if isinstance(part, np.ndarray) else None
+        total.update(repr(part).encode() if array is None else array.tobytes())
+        total.update(b";")
+    return total.hexdigest()
+
+
 def write_results(
-    file: str | Path, spectrum: Spectrum, path: BandPath, summary: dict[str, Any]
+    file: str | Path,
+    spectrum: Spectrum,
+    path: BandPath,
+    summary: dict[str, Any],
+    inputs: str = "",
 ) -> None:
     """Write `results.h5` (layout: docs/formats.md).
 
@@ -45,12 +151,18 @@ def write_results(
         Of the same k-points.
     summary : dict
         Becomes the attributes of the file; `stages` becomes the group of timings.
+    inputs : str
+        What `BandStore` tells runs apart by.
     """
+    certified_k = spectrum.certified_k
     with h5py.File(file, "w") as h5:
         h5["kpoints"] = spectrum.kpoints_kc
         h5["eigenvalues_eV"] = spectrum.eigenvalues_kn * EV_PER_HARTREE
         h5["band_index"] = spectrum.band_index_kn
         h5["residuals_eV"] = spectrum.residuals_kn * EV_PER_HARTREE
+        h5["certified"] = (
+            np.ones(len(spectrum.kpoints_kc), dtype=bool) if certified_k is None else certified_k
+        )
         h5["path/distance_per_angstrom"] = path.distance_k
         h5["path/label_index"] = np.array([index for index, _ in path.labels], dtype=np.int64)
         h5["path/label"] = np.array([name for _, name in path.labels], dtype=h5py.string_dtype())
@@ -58,8 +170,9 @@ def write_results(
             timing = h5.create_group(f"timings/{stage['name']}")
             timing.attrs["seconds"] = stage["seconds"]
             timing.attrs["peak_mb"] = stage["peak_mb"]
+        h5.attrs["inputs"] = inputs
         for name, value in summary.items():
-            if name != "stages":
+            if name not in ("stages", "kpoints"):
                 # A metal has no band edges: such an attribute is not a number.
                 h5.attrs[name] = np.nan if value is None else value
 
