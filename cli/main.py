@@ -141,6 +141,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="vectors of the Krylov space before a restart (default: six times the bands)",
     )
     parser.add_argument(
+        "--groups",
+        metavar="N",
+        type=int,
+        default=SolveOptions.groups,
+        help="groups of ranks that solve different k-points or slices at the same time, each with "
+        "a copy of H and S (default: %(default)s)",
+    )
+    parser.add_argument(
         "--eigensolver",
         choices=("block", "slepc"),
         default=SolveOptions.eigensolver,
@@ -197,6 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
             compression=parsed.compression,
             subspace=parsed.subspace,
             restart=parsed.restart,
+            groups=parsed.groups,
             eigensolver=parsed.eigensolver,
             petsc=parsed.petsc,
             quiet=parsed.quiet,

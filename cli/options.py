@@ -39,6 +39,7 @@ class SolveOptions:
     out_of_core: bool = False
     compression: float = 0.0
     subspace: int = 0
+    groups: int = 1
     eigensolver: str = "block"
     restart: bool = False
     petsc: str = ""
@@ -72,6 +73,8 @@ class SolveOptions:
             )
         if self.subspace < 0:
             raise InputError(f"--subspace {self.subspace} must be a number of vectors.")
+        if self.groups < 1:
+            raise InputError(f"--groups {self.groups} must be a number of groups of ranks.")
         if self.eigensolver not in ("block", "slepc"):
             raise InputError(f"--eigensolver {self.eigensolver} is unknown; choose block or slepc.")
         _ = self.memory_bytes

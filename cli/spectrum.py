@@ -88,6 +88,7 @@ def solve_spectrum(
         store=keep,
         announce=stages.say,
         fractional_ic=fractional_ic,
+        groups=options.groups,
     )
     with stages.steps("spectrum", len(path.kpoints_kc)) as advance:
         spectrum = solve_bands(

@@ -23,13 +23,17 @@ from hamgnn_solve.solver.fermi import (
     thermal_level,
 )
 from hamgnn_solve.solver.fragments import guess_levels
+from hamgnn_solve.solver.groups import pencil_groups
 from hamgnn_solve.solver.krylov import KrylovOptions
 from hamgnn_solve.solver.pencil import Pencil
+from hamgnn_solve.solver.slices import sliced_bands
 
 __all__ = ["BandOptions", "solve_bands"]
 
 # Orbitals up to which LAPACK is faster than sparse factors (bench/RESULTS.md).
 DENSE = 2000
+# Bands beyond which one shift costs more than several.
+SLICED = 150
 # Hartree. Windows of one k serve the next when they are this much wider.
 WIDER = 2e-3
 
@@ -52,6 +56,8 @@ class BandOptions:
     fractional_ic : ndarray, shape (N, 3), optional
         Positions of the atoms in units of the lattice vectors, which many k-points of a large cell
         need to share a space of states.
+    groups : int
+        Groups of ranks that work on different k-points or slices, each with a copy of the pencil.
     """
 
     krylov: KrylovOptions = field(default_factory=KrylovOptions)
@@ -60,6 +66,7 @@ class BandOptions:
     store: Callable[[int, KBands], None] = lambda _place, _bands: None
     announce: Callable[[str], None] = lambda _text: None
     fractional_ic: NDArray[np.float64] | None = None
+    groups: int = 1
 
 
 def solve_bands(
@@ -193,20 +200,47 @@ def _sparse(
     fermi: FermiLevel | None,
     options: BandOptions,
 ) -> Iterator[tuple[int, KBands]]:
-    """Solve k-points one after the other from sparse factors."""
+    """Solve k-points from sparse factors, one in each group of ranks at a time.
+
+    Of many bands the groups share the slices of one k-point instead.
+    """
+    if not todo:
+        return
+    group = pencil_groups(pencil, options.groups)
     previous: Eigenpairs | None = None
-    for place in todo:
-        k_c = kpoints_kc[place]
-        excluded = project_dependent_orbitals(pencil, k_c)
-        if excluded:
-            options.announce(f"k-point {place + 1}: {excluded} almost dependent orbitals taken out")
-        final = min(last, pencil.nstates(k_c))
-        if previous is not None:
-            previous = _next_window(pencil, k_c, previous, first, final, middle, options)
-        else:
-            sigma = _start(pencil, k_c, middle, final - first + 1, fermi, options)
-            previous = eigenpairs_of_bands(pencil, k_c, sigma, first, final, options=options.krylov)
-        yield place, KBands(previous.energies_n, previous.residuals_n, first)
+    together = 1 if last - first + 1 > SLICED else group.count
+    for start in range(0, len(todo), together):
+        part = todo[start : start + together]
+        own: KBands | None = None
+        with agreed(group.world):
+            if together < group.count or group.number < len(part):
+                k_c = kpoints_kc[part[group.number % together]]
+                excluded = project_dependent_orbitals(group.pencil, k_c)
+                if excluded:
+                    options.announce(f"k = {k_c}: {excluded} almost dependent orbitals taken out")
+                final = min(last, group.pencil.nstates(k_c))
+                if previous is None:
+                    sigma = _start(group.pencil, k_c, middle, final - first + 1, fermi, options)
+        if together < group.count or last - first + 1 > SLICED:
+            own = sliced_bands(
+                group, k_c, sigma, first, final, options=options.krylov, announce=options.announce
+            )
+            yield part[0], own
+            continue
+        with agreed(group.world):
+            if group.number < len(part):
+                if previous is None:
+                    previous = eigenpairs_of_bands(
+                        group.pencil, k_c, sigma, first, final, options=options.krylov
+                    )
+                else:
+                    previous = _next_window(
+                        group.pencil, k_c, previous, first, final, middle, options
+                    )
+                own = KBands(previous.energies_n, previous.residuals_n, first)
+        solved = group.world.allgather((group.number, own))
+        for number, place in enumerate(part):
+            yield place, next(x for which, x in solved if which == number)
 
 
 def _start(

@@ -16,7 +16,13 @@ from hamgnn_solve.solver.krylov import KrylovOptions, nearest_states
 from hamgnn_solve.solver.pencil import Pencil
 from hamgnn_solve.solver.slepc_krylov import slepc_states
 
-__all__ = ["Eigenpairs", "eigenpairs_between", "eigenpairs_near", "eigenpairs_of_bands"]
+__all__ = [
+    "Eigenpairs",
+    "eigenpairs_between",
+    "eigenpairs_near",
+    "eigenpairs_of_bands",
+    "states_around",
+]
 
 # Hartree. An edge for counting lies this far outside the last band, beyond its error.
 MARGIN = 1e-6
@@ -173,6 +179,34 @@ def eigenpairs_between(
     search.extend(0, middle_band - count_low)
     first, last = wanted or (count_low + 1, count_high)
     return search.bands(first, last)
+
+
+def states_around(
+    pencil: Pencil,
+    k_c: Sequence[float] | NDArray[np.float64],
+    sigma: float,
+    below: int,
+    above: int,
+    *,
+    options: KrylovOptions | None = None,
+) -> tuple[float, int, NDArray[np.float64], NDArray[np.float64]]:
+    """Find the nearest states on both sides of a shift from one factorisation, not certified.
+
+    Returns
+    -------
+    sigma : float
+        The shift in Hartree, moved a little where it hit a state.
+    count : int
+        States below it.
+    energies_n, residuals_n : ndarray
+        In Hartree; `below` states under the shift and `above` over it, fewer where fewer exist.
+    """
+    search = _Search(pencil, k_c, options, None)
+    sigma, count = search.shift_to(sigma)
+    search.extend(min(below, count), min(above, pencil.nstates(k_c) - count))
+    split = int((search.energies_n < sigma).sum())
+    part = slice(max(split - below, 0), split + above)
+    return sigma, count, search.energies_n[part], search.residuals_n[part]
 
 
 class _Search:

@@ -239,7 +239,9 @@ class Pencil:
         every = {name: np.ones(len(x.pairs), dtype=bool) for name, x in self.operators.items()}
         made = []
         for names in (("H", "Im H"), ("S",)):
-            chosen = {name: self.operators[name] for name in names if name in self.operators}
+            chosen: dict[str, BlockOperator] = {
+                name: self.operators[name] for name in names if name in self.operators
+            }
             whole = LatticeSum(chosen, every, self.rows, self.comm, real=real, upper=False)
             made.append(whole.fill(k_c, {name: self._unit[name] for name in chosen}))
         return made[0], made[1]

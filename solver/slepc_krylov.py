@@ -32,7 +32,7 @@ def slepc_states(
 
     Krylov-Schur, or what `--petsc "-eps_type ..."` names, on single vectors: about eight times
     slower than `nearest_states` where triangular solves dominate (bench/RESULTS.md), and
-    independent of it. Complex vectors are pairs of real ones, so that every state comes twice there.
+    independent of it. Complex vectors are pairs of real ones, where every state comes twice.
 
     Parameters, result and errors are those of `nearest_states`; all of SLEPc's options apply.
     """
