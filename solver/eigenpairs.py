@@ -29,6 +29,8 @@ MARGIN = 1e-6
 # Vectors whose part outside the span of the others is smaller (squared) are copies.
 INDEPENDENT = 1e-8
 ATTEMPTS = 10
+# Hartree. A state nearer to a shift than this may count on either side of it.
+TOO_CLOSE = 2e-7
 # States beyond the wanted ones, among which an edge for counting finds a hole.
 SPARE = 4
 # Hartree. What has a larger residual is not taken for a state.
@@ -202,8 +204,9 @@ def states_around(
         In Hartree; `below` states under the shift and `above` over it, fewer where fewer exist.
     """
     search = _Search(pencil, k_c, options, None)
-    sigma, count = search.shift_to(sigma)
+    _, count = search.shift_to(sigma)
     search.extend(min(below, count), min(above, pencil.nstates(k_c) - count))
+    sigma, count = search.sigma, search.counts[search.sigma]
     split = int((search.energies_n < sigma).sum())
     part = slice(max(split - below, 0), split + above)
     return sigma, count, search.energies_n[part], search.residuals_n[part]
@@ -292,6 +295,22 @@ class _Search:
         )
         self.attempts += 1
         self._join(found)
+        self._leave_states()
+
+    def _leave_states(self) -> None:
+        """Count anew beside the shift where a state lies on it, on which side rounding says."""
+        distance_n = np.abs(self.energies_n - self.sigma)
+        if len(distance_n) == 0 or distance_n.min() > TOO_CLOSE:
+            return
+        del self.counts[self.sigma]
+        anchored = self.anchor[0] == self.sigma
+        # The next hole among the known states that is wide enough, or beyond all of them.
+        edges = np.concatenate([self.energies_n, [self.energies_n[-1] + 8.0 * TOO_CLOSE]])
+        wide = np.flatnonzero((np.diff(edges) > 4.0 * TOO_CLOSE) & (edges[1:] > self.sigma))
+        hole = int(wide[0])
+        sigma, count = self.shift_to(0.5 * float(edges[hole] + edges[hole + 1]))
+        if anchored:
+            self.anchor = (sigma, count)
 
     def _start(self) -> NDArray[Any]:
         """Return the vectors to start from: what was given at first, then random ones."""
@@ -300,7 +319,7 @@ class _Search:
         start = random.standard_normal(shape).astype(self.dtype)
         if self.start_mn is not None and self.attempts == 0:
             start = np.hstack([self.start_mn.astype(self.dtype), start[:, :4]])
-        return start
+        return self.pencil.without_excluded(self.k_c, start)
 
     def _join(self, found_mn: NDArray[Any]) -> None:
         """Rayleigh-Ritz on known and new states; what is no state to the end is left out."""

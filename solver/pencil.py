@@ -110,7 +110,7 @@ class Pencil:
         self._factored: tuple[tuple[float, ...], int] | None = None
         # Directions taken out of the pencil at some k, and what divides along them.
         self._excluded: dict[tuple[float, ...], NDArray[Any]] = {}
-        self._constraint: tuple[NDArray[Any], NDArray[Any]] | None = None
+        self._constraint: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None = None
         self._check_symmetry()
 
     @property
@@ -216,9 +216,13 @@ class Pencil:
         if self._constraint is None:
             return solution_mn
         # With Q the excluded directions and Z = A^-1 Q: A^-1 B - Z (Q^+ Z)^-1 Z^+ B.
-        divided, inverse = self._constraint
+        excluded, divided, inverse = self._constraint
         part = self.comm.allreduce(divided.conj().T @ right_mn)
-        return np.asarray(solution_mn - divided @ (inverse @ part))
+        solution_mn = solution_mn - divided @ (inverse @ part)
+        # Z is as large as A is small along Q: what rounding leaves there is taken off.
+        return np.asarray(
+            solution_mn - excluded @ self.comm.allreduce(excluded.conj().T @ solution_mn)
+        )
 
     @staticmethod
     def _divide(
@@ -330,7 +334,7 @@ class Pencil:
         divided = self._divide(factorisation, excluded, real=real)
         small = self.comm.allreduce(excluded.conj().T @ divided)
         small = 0.5 * (small + small.conj().T)
-        self._constraint = (divided, np.linalg.inv(small))
+        self._constraint = (excluded, divided, np.linalg.inv(small))
         return int((np.linalg.eigvalsh(small) < 0.0).sum())
 
     def _check_blocks(self) -> None:

@@ -163,7 +163,7 @@ def test_dependent_orbitals_are_taken_out(k_c: tuple[float, float, float]) -> No
     assert abs(smallest_overlap(pencil, k_c) - overlaps_n[0]) < 1e-12
     assert project_dependent_orbitals(pencil, k_c) == 3
     assert pencil.nstates(k_c) == 45
-    found = eigenpairs_near(pencil, k_c, 0.0, 8, 8)
+    found = eigenpairs_near(pencil, k_c, 0.2, 8, 8)
     # Reached 1e-12 Hartree.
     assert np.abs(found.energies_n - expected[found.band_index_n - 1]).max() < 1e-9
     assert found.residuals_n.max() < 1e-8
