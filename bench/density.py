@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--edges", type=float, nargs=3, required=True)
     parser.add_argument("--poles", type=int, default=1000)
     parser.add_argument("--tolerance", type=float, default=1e-8)
-    parser.add_argument("--drop", type=float, default=1e-6)
+    parser.add_argument("--drop", type=float, default=1e-8)
     parser.add_argument("--k", type=float, nargs=3, default=[0.0, 0.0, 0.0])
     options = parser.parse_args()
     real = is_real_point(options.k)
