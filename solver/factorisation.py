@@ -145,7 +145,7 @@ class Factorisation:
 
     @property
     def statistics(self) -> dict[str, float]:
-        """Entries of the factors, operations, and megabytes of the fullest rank and of all."""
+        """Entries of the factors, operations, and megabytes: of the fullest rank, and of all."""
         factors = self._factors
         entries = factors.getMumpsInfog(29)
         return {
@@ -154,6 +154,8 @@ class Factorisation:
             "operations": factors.getMumpsRinfog(3),
             "largest_mb": factors.getMumpsInfog(21),
             "total_mb": factors.getMumpsInfog(22),
+            "estimated_mb": factors.getMumpsInfog(16),
+            "estimated_on_disk_mb": factors.getMumpsInfog(26),
             "ordering": factors.getMumpsInfog(7),
         }
 
