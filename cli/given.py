@@ -151,7 +151,6 @@ def solve_given(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         electrons,
         inputs,
         stages,
-        fractional_ic=structure.fractional_ic,
         weights_k=weights_k,
         temperature=system.temperature * HARTREE_PER_KELVIN,
     )

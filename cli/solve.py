@@ -134,7 +134,6 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         electrons,
         inputs,
         stages,
-        fractional_ic=structure.fractional_ic,
         energy_shift=model.energy_shift,
     )
     summary = describe_run(options, structure, model.name, norb_i, spectrum, comm)

@@ -43,7 +43,6 @@ def solve_spectrum(
     inputs: str,
     stages: Stages,
     *,
-    fractional_ic: NDArray[np.float64],
     energy_shift: float = 0.0,
     weights_k: NDArray[np.float64] | None = None,
     temperature: float = 0.0,
@@ -59,8 +58,6 @@ def solve_spectrum(
     inputs : str
         Digest of what the bands depend on beside k-points and their number.
     stages : Stages
-    fractional_ic : ndarray, shape (N, 3)
-        Positions of the atoms in units of the lattice vectors.
     energy_shift : float
         Added to all energies, in Hartree.
     weights_k : ndarray, shape (K,), optional
@@ -87,7 +84,6 @@ def solve_spectrum(
         known=known,
         store=keep,
         announce=stages.say,
-        fractional_ic=fractional_ic,
         groups=options.groups,
     )
     with stages.steps("spectrum", len(path.kpoints_kc)) as advance:

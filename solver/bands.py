@@ -53,9 +53,6 @@ class BandOptions:
         Told of every k-point that is solved: its place in the list and its bands. On every rank.
     announce : callable
         Told in one sentence which way is taken.
-    fractional_ic : ndarray, shape (N, 3), optional
-        Positions of the atoms in units of the lattice vectors, which many k-points of a large cell
-        need to share a space of states.
     groups : int
         Groups of ranks that work on different k-points or slices, each with a copy of the pencil.
     """
@@ -65,7 +62,6 @@ class BandOptions:
     known: dict[int, KBands] = field(default_factory=dict)
     store: Callable[[int, KBands], None] = lambda _place, _bands: None
     announce: Callable[[str], None] = lambda _text: None
-    fractional_ic: NDArray[np.float64] | None = None
     groups: int = 1
 
 

@@ -154,8 +154,6 @@ class Factorisation:
             "operations": factors.getMumpsRinfog(3),
             "largest_mb": factors.getMumpsInfog(21),
             "total_mb": factors.getMumpsInfog(22),
-            "estimated_mb": factors.getMumpsInfog(16),
-            "estimated_on_disk_mb": factors.getMumpsInfog(26),
             "ordering": factors.getMumpsInfog(7),
         }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import shared_path
 from mpi4py import MPI
-from pencil_models import owned_part, pencil_of, random_pencil, supercell
+from pencil_models import pencil_of, random_pencil, supercell
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.io.scfout import read_scfout
@@ -24,36 +24,30 @@ GAMMA = (0.0, 0.0, 0.0)
 def silicon(options: FactorOptions) -> Pencil:
     """Return the pencil of 160 silicon atoms."""
     data = read_scfout(shared_path("oracle/openmx/si2/si2.scfout.xz"))
-    repeats = (5, 4, 4)
-    hamiltonian, overlap = (supercell(x, repeats) for x in (data.hamiltonians[0], data.overlap))
-    owner_i = np.zeros(len(overlap.norb_i), dtype=np.int64)
-    rows = OrbitalRows(owner_i, overlap.norb_i)
-    parts = [owned_part(x, owner_i, 0) for x in (hamiltonian, overlap)]
-    return Pencil(parts[0], parts[1], rows, MPI.COMM_SELF, factor_options=options)
+    hamiltonian, overlap = (supercell(x, (5, 4, 4)) for x in (data.hamiltonians[0], data.overlap))
+    rows = OrbitalRows(np.zeros(len(overlap.norb_i), dtype=np.int64), overlap.norb_i)
+    return Pencil(hamiltonian, overlap, rows, MPI.COMM_SELF, factor_options=options)
 
 
-def test_factors_beyond_the_memory_go_to_disk() -> None:
+def test_factors_on_disk_are_the_same() -> None:
+    solutions, counts = [], []
+    for options in (FactorOptions(), FactorOptions(out_of_core=True)):
+        pencil = silicon(options)
+        factorisation, count = pencil.factorise(GAMMA, -0.1)
+        right = np.random.default_rng(1).standard_normal((pencil.norbitals, 3))
+        solutions.append(pencil.solve(factorisation, right, real=True))
+        counts.append(count)
+    assert counts[0] == counts[1]
+    # Reached 1e-13 of the largest.
+    assert np.abs(solutions[1] - solutions[0]).max() < 1e-10 * np.abs(solutions[0]).max()
+
+
+def test_factors_that_do_not_fit_go_to_disk_or_are_refused() -> None:
     said: list[str] = []
-    exact = silicon(FactorOptions())
-    expected = exact.factorise(GAMMA, -0.1)
-    right = np.random.default_rng(1).standard_normal((exact.norbitals, 3))
-    solution = exact.solve(expected[0], right, real=True)
-    told = expected[0].statistics
-    assert told["estimated_on_disk_mb"] < told["estimated_mb"] - 1
-    bound = 0.5e6 * (told["estimated_on_disk_mb"] + told["estimated_mb"])
-    tight = silicon(FactorOptions(memory=bound, announce=said.append))
-    factorisation, count = tight.factorise(GAMMA, -0.1)
-    assert count == expected[1]
-    assert len(said) == 1
-    assert "kept on disk" in said[0]
-    difference = tight.solve(factorisation, right, real=True) - solution
-    # Reached 1e-13.
-    assert np.abs(difference).max() < 1e-9 * np.abs(solution).max()
-
-
-def test_factors_that_fit_nowhere_are_refused() -> None:
     with pytest.raises(InputError, match="cannot be factorised: MUMPS needs about"):
-        silicon(FactorOptions(memory=1e6)).factorise(GAMMA, -0.1)
+        silicon(FactorOptions(memory=1e6, announce=said.append)).factorise(GAMMA, -0.1)
+    assert len(said) == 1
+    assert "they are kept on disk" in said[0]
 
 
 def test_negligible_blocks_do_not_move_energies() -> None:
