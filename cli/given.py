@@ -9,6 +9,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from hamgnn_solve.cli.density_of_states import make_dos, mesh_of, write_dos_files
 from hamgnn_solve.cli.options import SolveOptions
 from hamgnn_solve.cli.solve import (
     describe_run,
@@ -118,6 +119,10 @@ def solve_given(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
                 )
             electrons = _electrons(options, system)
             path, weights_k = _kpoints(options, system)
+            if options.dos is not None:
+                if system.spinors:
+                    raise InputError("--dos is not there for spinors yet; leave it out.")
+                mesh_of(options, int(system.norb_i.sum()))
             if comm.rank == 0:
                 prepare_folder(options.run_folder)
     structure = system.structure
@@ -157,7 +162,10 @@ def solve_given(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
     summary = describe_run(options, structure, "none: H and S given", norb_i, spectrum, comm)
     if system.chemical_potential is not None:
         summary["file_fermi_level_eV"] = system.chemical_potential * EV_PER_HARTREE
+    dos = None if options.dos is None else make_dos(options, pencil, system, stages)
     write_run_folder(options, stages, spectrum, path, summary, inputs, comm)
+    if dos is not None and comm.rank == 0:
+        write_dos_files(options, *dos, spectrum.fermi_level, 0.0)
     return summary
 
 

@@ -100,6 +100,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="bands to solve at each k-point, half below the Fermi level (default: %(default)s)",
     )
     parser.add_argument(
+        "--dos",
+        metavar="MESH",
+        help="density of states of the whole spectrum with elements and shells, on a k mesh such "
+        "as 6x6x1; large cells at Gamma alone, 1x1x1 (default: none)",
+    )
+    parser.add_argument(
+        "--dos-moments",
+        metavar="N",
+        type=int,
+        default=SolveOptions.dos_moments,
+        help="Chebyshev moments for large cells: the more, the sharper (default: %(default)s)",
+    )
+    parser.add_argument(
         "--memory-per-rank",
         metavar="SIZE",
         help="memory a rank may use for the network, and then for sparse factors, 4GB say "
@@ -205,6 +218,8 @@ def main(arguments: list[str] | None = None) -> int:
             compression=parsed.compression,
             subspace=parsed.subspace,
             restart=parsed.restart,
+            dos=parsed.dos,
+            dos_moments=parsed.dos_moments,
             groups=parsed.groups,
             eigensolver=parsed.eigensolver,
             petsc=parsed.petsc,

@@ -42,6 +42,8 @@ class SolveOptions:
     groups: int = 1
     eigensolver: str = "block"
     restart: bool = False
+    dos: str | None = None
+    dos_moments: int = 1000
     petsc: str = ""
     quiet: bool = False
     command: str = ""
@@ -73,6 +75,8 @@ class SolveOptions:
             )
         if self.subspace < 0:
             raise InputError(f"--subspace {self.subspace} must be a number of vectors.")
+        if self.dos_moments < 2:
+            raise InputError(f"--dos-moments {self.dos_moments} is too few; give some hundreds.")
         if self.groups < 1:
             raise InputError(f"--groups {self.groups} must be a number of groups of ranks.")
         if self.eigensolver not in ("block", "slepc"):

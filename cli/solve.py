@@ -14,6 +14,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hamgnn_solve import __version__
+from hamgnn_solve.cli.density_of_states import make_dos, mesh_of, write_dos_files
 from hamgnn_solve.cli.matrices import write_in_turn
 from hamgnn_solve.cli.options import SolveOptions
 from hamgnn_solve.cli.spectrum import factor_options, solve_spectrum
@@ -84,9 +85,13 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
             basis = _basis(model, options, structure)
             device = _device(options.device, comm)
             path = requested_path(options, structure)
+            if options.dos is not None:
+                mesh_of(options, int(basis.norb_i(structure).sum()))
             if comm.rank == 0:
                 prepare_folder(options.run_folder)
     norb_i, electrons = basis.norb_i(structure), basis.electrons(structure)
+    shells_i = tuple(basis.species[symbol].shell_l for symbol in structure.symbols)
+    system = OrbitalSystem(structure, shells_i, electrons)
     stages.say(
         f"{options.structure}: {structure.natoms} atoms, {norb_i.sum()} orbitals, "
         f"{electrons:g} electrons; model {model.name}; {comm.size} rank(s)"
@@ -120,9 +125,7 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         )
     if options.write_matrices:
         with stages.stage("matrices"):
-            shells_i = tuple(basis.species[symbol].shell_l for symbol in structure.symbols)
             moved = moved_levels(structure, h_operator, s_operator, model.energy_shift)
-            system = OrbitalSystem(structure, shells_i, electrons)
             matrices = CrystalHamiltonian(system, moved, s_operator, zero=h0_operator)
             write_in_turn(options.run_folder / "matrices.h5", matrices, comm)
     weights = [x.detach().numpy() for x in model.network.state_dict().values()]
@@ -137,7 +140,10 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         energy_shift=model.energy_shift,
     )
     summary = describe_run(options, structure, model.name, norb_i, spectrum, comm)
+    dos = None if options.dos is None else make_dos(options, pencil, system, stages)
     write_run_folder(options, stages, spectrum, path, summary, inputs, comm)
+    if dos is not None and comm.rank == 0:
+        write_dos_files(options, *dos, spectrum.fermi_level, model.energy_shift)
     return summary
 
 

@@ -89,6 +89,22 @@ def test_the_run_folder_is_complete(bilayer_file: Path, folder: Path) -> None:
     assert "gap" in (out / "summary.txt").read_text()
 
 
+def test_density_of_states_counts_all_bands(bilayer_file: Path, folder: Path) -> None:
+    out = folder / "dos"
+    wanted = [str(bilayer_file), "--kpath", "none", "--bands", "4", "--out", str(out), "--quiet"]
+    assert main([*wanted, "--dos", "1x1x2"]) == 0
+    COMM.Barrier()
+    with h5py.File(out / "results.h5") as h5:
+        dos, names = h5["dos"], [x.decode() for x in h5["dos/projection"]]
+        # Each of 574 bands holds two electrons; reached 1e-11.
+        assert dos["electrons"][-1] == pytest.approx(1148.0, abs=1e-8)
+        elements = [dos["projected_per_eV"][names.index(x)] for x in ("Mo", "S", "W")]
+        assert np.abs(sum(elements) - dos["total_per_eV"][:]).max() < 1e-8
+        gap = int(np.searchsorted(dos["energy_eV"][:], h5.attrs["fermi_level_eV"]))
+        assert dos["electrons"][gap] == pytest.approx(252.0, abs=1e-6)
+    assert (out / "dos.png").stat().st_size > 5000
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run the command on input it must refuse; returns rank 0's one sentence."""
     assert main(list(arguments)) == 2
@@ -147,6 +163,9 @@ def test_damaged_weights(
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
+        ("--dos", "6x0x1", "is not a k mesh"),
+        ("--groups", "0", "number of groups"),
+        ("--compression", "0.1", "dropping tolerance"),
         ("--model", "nothing", "no built-in model nothing"),
         ("--kpath", "G-Q", "no special point 'Q'"),
         ("--kpoints", "0 0", "is not a k-point"),

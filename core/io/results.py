@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.observables.band_path import BandPath
+from hamgnn_solve.core.observables.density_of_states import DensityOfStates
 from hamgnn_solve.core.spectrum import KBands, Spectrum
 from hamgnn_solve.core.units import EV_PER_HARTREE
 
-__all__ = ["BandStore", "digest", "summarise", "write_results", "write_summary"]
+__all__ = ["BandStore", "digest", "summarise", "write_dos", "write_results", "write_summary"]
 
 
 def summarise(spectrum: Spectrum) -> dict[str, Any]:
@@ -175,6 +176,42 @@ def write_results(
             if name not in ("stages", "kpoints"):
                 # A metal has no band edges: such an attribute is not a number.
                 h5.attrs[name] = np.nan if value is None else value
+
+
+def write_dos(file: str | Path, dos: DensityOfStates, fermi_level: float) -> None:
+    """Add the group `dos` to `results.h5` (layout: docs/formats.md); one that is there is replaced.
+
+    Energies are in eV on the scale of the eigenvalues; densities count electrons per eV and cell
+    that the states can hold, `electrons` those that states below each energy hold.
+
+    Parameters
+    ----------
+    file : str or Path
+        A file that `write_results` wrote.
+    dos : DensityOfStates
+    fermi_level : float
+        In Hartree.
+    """
+    per_ev = dos.electrons_per_band / EV_PER_HARTREE
+    with h5py.File(file, "r+") as h5:
+        if "dos" in h5:
+            del h5["dos"]
+        group = h5.create_group("dos")
+        group["energy_eV"] = dos.energies_e * EV_PER_HARTREE
+        group["total_per_eV"] = dos.total_e * per_ev
+        group["electrons"] = dos.integrated_e * dos.electrons_per_band
+        group["projection"] = np.array(dos.names, dtype=h5py.string_dtype())
+        group["projected_per_eV"] = dos.projected_ge * per_ev
+        errors = {
+            "total_error_per_eV": (dos.error_e, per_ev),
+            "projected_error_per_eV": (dos.projected_error_ge, per_ev),
+            "electrons_error": (dos.integrated_error_e, dos.electrons_per_band),
+        }
+        for name, (values, unit) in errors.items():
+            if values is not None:
+                group[name] = values * unit
+        group.attrs["broadening_eV"] = dos.broadening * EV_PER_HARTREE
+        group.attrs["fermi_level_eV"] = fermi_level * EV_PER_HARTREE
 
 
 def write_summary(folder: Path, summary: dict[str, Any], text: str) -> None:
