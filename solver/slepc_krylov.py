@@ -30,9 +30,9 @@ def slepc_states(
 ) -> NDArray[Any]:
     """Find the states of A x = t S x whose t is nearest to zero with SLEPc's solvers.
 
-    Krylov-Schur, or what `--petsc "-eps_type ..."` names, on single vectors: about eight times
-    slower than `nearest_states` where triangular solves dominate (bench/RESULTS.md), and
-    independent of it. Complex vectors are pairs of real ones, where every state comes twice.
+    Krylov-Schur, or what `--petsc "-eps_type ..."` names, on single vectors: several times slower
+    than `nearest_states` (bench/RESULTS.md), and independent of it. Complex vectors are pairs of
+    real ones, where every state comes twice.
 
     Parameters, result and errors are those of `nearest_states`; all of SLEPc's options apply.
     """
