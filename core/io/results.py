@@ -33,7 +33,7 @@ def summarise(spectrum: Spectrum) -> dict[str, Any]:
         "cbm_eV": in_ev(spectrum.cbm),
         "gap_eV": in_ev(spectrum.gap),
         "gap_kind": spectrum.gap_kind,
-        "kpoints": len(spectrum.kpoints_kc),
+        "solved_kpoints": len(spectrum.kpoints_kc),
         "certified_kpoints": len(spectrum.kpoints_kc)
         if spectrum.certified_k is None
         else int(spectrum.certified_k.sum()),
@@ -173,7 +173,7 @@ def write_results(
             timing.attrs["peak_mb"] = stage["peak_mb"]
         h5.attrs["inputs"] = inputs
         for name, value in summary.items():
-            if name not in ("stages", "kpoints"):
+            if name != "stages":
                 # A metal has no band edges: such an attribute is not a number.
                 h5.attrs[name] = np.nan if value is None else value
 
