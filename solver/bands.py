@@ -202,6 +202,12 @@ def _sparse(
     """
     if not todo:
         return
+    general = sum(not pencil.is_real_at(kpoints_kc[place]) for place in todo)
+    if general and len(todo) > 1:
+        options.announce(
+            f"at {general} of {len(todo)} k-points H(k) is complex, where each costs many times what "
+            "Gamma does (--kpath none: Gamma alone)"
+        )
     group = pencil_groups(pencil, options.groups)
     previous: Eigenpairs | None = None
     together = 1 if last - first + 1 > SLICED else group.count

@@ -109,11 +109,13 @@ def test_sparse_and_dense_bands_agree(groups: int) -> None:
     pencil = pencil_of(hamiltonian, overlap, COMM, in_turn(36))
     kpoints = np.array([GAMMA, (0.5, 0.0, 0.5), GENERAL, (0.1, 0.1, 0.0)])
     dense = solve_bands(pencil, kpoints, 140.0, 20)
-    options = BandOptions(largest_dense=0, groups=groups)
+    said: list[str] = []
+    options = BandOptions(largest_dense=0, groups=groups, announce=said.append)
     sparse = solve_bands(pencil, kpoints, 140.0, 20, options=options)
     assert np.array_equal(dense.band_index_kn, sparse.band_index_kn)
     # Reached 1e-13 Hartree.
     assert np.abs(dense.eigenvalues_kn - sparse.eigenvalues_kn).max() < 1e-11
+    assert "at 2 of 4 k-points H(k) is complex" in said[0]
     assert sparse.fermi_level == pytest.approx(dense.fermi_level, abs=1e-11)
     assert max(dense.residuals_kn.max(), sparse.residuals_kn.max()) < 1e-8
     many = solve_bands(
