@@ -266,7 +266,8 @@ def _summary_text(summary: dict[str, Any], table: str) -> str:
         f"model           {summary['model']}",
         f"Fermi level     {summary['fermi_level_eV']:.4f} eV",
         f"band indices    certified by counts at {summary['certified_kpoints']} of "
-        f"{summary['solved_kpoints']} k-points; largest residual {summary['largest_residual_eV']:.0e} eV",
+        f"{summary['solved_kpoints']} k-points; largest residual "
+        f"{summary['largest_residual_eV']:.0e} eV",
     ]
     if summary["gap_kind"] == "metal":
         lines.append("gap             none at the solved k-points: a band crosses the Fermi level")

@@ -205,8 +205,8 @@ def _sparse(
     general = sum(not pencil.is_real_at(kpoints_kc[place]) for place in todo)
     if general and len(todo) > 1:
         options.announce(
-            f"at {general} of {len(todo)} k-points H(k) is complex, where each costs many times what "
-            "Gamma does (--kpath none: Gamma alone)"
+            f"at {general} of {len(todo)} k-points H(k) is complex, and each costs many times "
+            "what Gamma does (--kpath none: Gamma alone)"
         )
     group = pencil_groups(pencil, options.groups)
     previous: Eigenpairs | None = None
