@@ -265,7 +265,7 @@ def _summary_text(summary: dict[str, Any], table: str) -> str:
         f"electrons       {summary['nelectrons']:g}",
         f"model           {summary['model']}",
         f"Fermi level     {summary['fermi_level_eV']:.4f} eV",
-        f"band indices    certified by counts at {summary['certified_kpoints']} of "
+        f"band indices    certified at {summary['certified_kpoints']} of "
         f"{summary['solved_kpoints']} k-points; largest residual "
         f"{summary['largest_residual_eV']:.0e} eV",
     ]
