@@ -95,7 +95,6 @@ def test_exact_trace_is_the_kernel_of_lapacks_levels(k_c: tuple[float, float, fl
     found = kernel_dos(moments, grid_e)
     weights_gn = np.stack([np.ones(39), first_n])
     expected = jackson_of_levels(energies_n, weights_gn, moments.bounds, 60, grid_e)
-    # Reached 1e-12.
     assert np.abs(found.projected_ge - expected).max() < 1e-9
     assert np.abs(found.total_e - expected[0]).max() < 1e-9
     assert found.error_e is None
