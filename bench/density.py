@@ -9,12 +9,9 @@ The poles that are worked out are those nearest to the spectrum; all cost the sa
 from __future__ import annotations
 
 import argparse
-import resource
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
+from stages import measured
 
 from hamgnn_solve.core.io.operator_file import read_operator_file
 from hamgnn_solve.core.operator import BlockOperator
@@ -23,16 +20,6 @@ from hamgnn_solve.solver.lower_blocks import LowerBlocks
 from hamgnn_solve.solver.pencil import is_real_point
 from hamgnn_solve.solver.pole_expansion import step_poles
 from hamgnn_solve.solver.selected_inversion import factorise, inverse_of_factors
-
-
-@contextmanager
-def measured(stage: str) -> Iterator[None]:
-    """Print the CPU seconds of a block and the peak memory of the process after it."""
-    started = time.process_time()
-    yield
-    seconds = time.process_time() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{stage:<34}{seconds:>10.2f} CPU s{peak:>9.0f} MB", flush=True)
 
 
 def main() -> None:
@@ -76,7 +63,7 @@ def main() -> None:
         del inverse, term
     if len(order) == len(expansion):
         density_at_k = BlockOperator.zeros(overlap.pairs, overlap.norb_i)
-        blocks.unfold_into(density_at_k, density, options.k, 2.0, real)
+        blocks.unfold_into(density_at_k, density, options.k, 2.0)
         print(f"Tr(PS) = {density_at_k.values @ overlap.values:.8f} of {given.system.electrons}")
 
 

@@ -9,14 +9,14 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hamgnn_solve.cli.density_of_states import make_dos, mesh_of, write_dos_files
+from hamgnn_solve.cli.density_of_states import mesh_of
 from hamgnn_solve.cli.options import SolveOptions
 from hamgnn_solve.cli.solve import (
     describe_run,
+    finish_run,
     inputs_digest,
     prepare_folder,
     requested_path,
-    write_run_folder,
 )
 from hamgnn_solve.cli.spectrum import factor_options, solve_spectrum
 from hamgnn_solve.cli.stages import Stages
@@ -162,10 +162,7 @@ def solve_given(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
     summary = describe_run(options, structure, "none: H and S given", norb_i, spectrum, comm)
     if system.chemical_potential is not None:
         summary["file_fermi_level_eV"] = system.chemical_potential * EV_PER_HARTREE
-    dos = None if options.dos is None else make_dos(options, pencil, system, stages)
-    write_run_folder(options, stages, spectrum, path, summary, inputs, comm)
-    if dos is not None and comm.rank == 0:
-        write_dos_files(options, *dos, spectrum.fermi_level, 0.0)
+    finish_run(options, stages, pencil, system, spectrum, path, summary, inputs)
     return summary
 
 

@@ -43,11 +43,11 @@ from hamgnn_solve.solver.petsc import library_versions, set_options
 
 __all__ = [
     "describe_run",
+    "finish_run",
     "inputs_digest",
     "prepare_folder",
     "requested_path",
     "solve",
-    "write_run_folder",
 ]
 
 
@@ -129,7 +129,9 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
             matrices = CrystalHamiltonian(system, moved, s_operator, zero=h0_operator)
             write_in_turn(options.run_folder / "matrices.h5", matrices, comm)
     weights = [x.detach().numpy() for x in model.network.state_dict().values()]
-    inputs = inputs_digest(options, structure, path, model.name, *weights)
+    inputs = inputs_digest(
+        options, structure, path, model.name, str(options.dft_data_folder), *weights
+    )
     spectrum = solve_spectrum(
         options,
         pencil,
@@ -140,23 +142,27 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         energy_shift=model.energy_shift,
     )
     summary = describe_run(options, structure, model.name, norb_i, spectrum, comm)
-    dos = None if options.dos is None else make_dos(options, pencil, system, stages)
-    write_run_folder(options, stages, spectrum, path, summary, inputs, comm)
-    if dos is not None and comm.rank == 0:
-        write_dos_files(options, *dos, spectrum.fermi_level, model.energy_shift)
+    finish_run(options, stages, pencil, system, spectrum, path, summary, inputs, model.energy_shift)
     return summary
 
 
-def write_run_folder(
+def finish_run(
     options: SolveOptions,
     stages: Stages,
+    pencil: Pencil,
+    system: OrbitalSystem,
     spectrum: Spectrum,
     path: BandPath,
     summary: dict[str, Any],
     inputs: str,
-    comm: MPI.Intracomm,
+    energy_shift: float = 0.0,
 ) -> None:
-    """Write picture, results and summary of a run; the stages go into the summary. Collective."""
+    """Make the density of states that was asked for; write pictures, results and summary.
+
+    The stages go into the summary. Collective.
+    """
+    comm = stages.comm
+    dos = None if options.dos is None else make_dos(options, pencil, system, stages)
     with stages.stage("results"):
         if comm.rank == 0:
             title = f"{options.run_folder.stem}, {summary['natoms']} atoms"
@@ -166,6 +172,8 @@ def write_run_folder(
         text = _summary_text(summary, stages.table())
         write_results(options.run_folder / "results.h5", spectrum, path, summary, inputs)
         write_summary(options.run_folder, summary, text)
+        if dos is not None:
+            write_dos_files(options, *dos, spectrum.fermi_level, energy_shift)
         print(text, end="")
 
 

@@ -231,11 +231,7 @@ def reordered(operator: BlockOperator, source_i: list[NDArray[np.int64]]) -> Blo
 
 def owned_rows(operator: BlockOperator, atoms: NDArray[np.int64]) -> BlockOperator:
     """Return the blocks whose first atom is among `atoms` (global indices)."""
-    kept = np.flatnonzero(np.isin(operator.pairs.first_p, atoms))
-    sizes = operator.offset_p[kept + 1] - operator.offset_p[kept]
-    within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    values = operator.values[np.repeat(operator.offset_p[kept], sizes) + within]
-    return BlockOperator(operator.pairs.select(kept), operator.norb_i, values)
+    return operator.select(np.flatnonzero(np.isin(operator.pairs.first_p, atoms)))
 
 
 def on_pairs(operator: BlockOperator, pairs: PairList) -> BlockOperator:

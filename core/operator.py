@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.pairs import PairList
 
-__all__ = ["BlockOperator", "dense_matrix"]
+__all__ = ["BlockOperator", "dense_matrix", "phases"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,13 @@ class BlockOperator:
         flat = blocks.reshape(len(chosen_p), -1)
         self.values[self.places(chosen_p, flat.shape[1])] = flat
 
+    def select(self, kept_p: NDArray[np.int64]) -> BlockOperator:
+        """Return the operator of some of the pairs, an index array."""
+        sizes = self.offset_p[kept_p + 1] - self.offset_p[kept_p]
+        within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        values = self.values[np.repeat(self.offset_p[kept_p], sizes) + within]
+        return BlockOperator(self.pairs.select(kept_p), self.norb_i, values)
+
     def plus(self, other: BlockOperator) -> BlockOperator:
         """Return the sum with an operator on the same pairs in the same order.
 
@@ -97,6 +104,28 @@ class BlockOperator:
         ):
             raise ValueError("operators on different pairs cannot be added")
         return BlockOperator(mine, self.norb_i, self.values + other.values)
+
+
+def phases(
+    operator: BlockOperator, k_c: Sequence[float] | NDArray[np.float64]
+) -> NDArray[np.complex128]:
+    """Return exp(2 pi i k.R) of every pair of an operator, exact where it is +1 or -1.
+
+    Parameters
+    ----------
+    operator : BlockOperator
+    k_c : array_like, shape (3,)
+        Fractional k.
+
+    Returns
+    -------
+    ndarray of complex128, shape (P,)
+    """
+    angle_p = 2.0 * np.pi * (operator.pairs.shift_pc @ np.asarray(k_c, dtype=np.float64))
+    phase_p = np.exp(1j * angle_p)
+    whole = np.abs(phase_p.imag) < 1e-9
+    phase_p[whole] = np.rint(phase_p[whole].real)
+    return phase_p
 
 
 def dense_matrix(
@@ -119,7 +148,7 @@ def dense_matrix(
     norb_i, pairs = operator.norb_i, operator.pairs
     start_i = np.cumsum(norb_i) - norb_i
     matrix = np.zeros((int(norb_i.sum()),) * 2, dtype=np.complex128)
-    phase_p = np.exp(2j * np.pi * (pairs.shift_pc @ np.asarray(k_c, dtype=np.float64)))
+    phase_p = phases(operator, k_c)
     for chosen, rows, columns in operator.groups():
         row = start_i[pairs.first_p[chosen]][:, None, None] + np.arange(rows)[:, None]
         column = start_i[pairs.second_p[chosen]][:, None, None] + np.arange(columns)

@@ -63,11 +63,6 @@ class BlockProduct:
             operator.values,
         )
 
-    def real(self, vectors_mn: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return sum_p O_p X, shape (own rows, vectors). Collective."""
-        weights = np.ones((len(self.operator.pairs), 1))
-        return self.weighted(weights, vectors_mn)[:, 0]
-
     def complex(
         self, phase_p: NDArray[np.complex128], vectors_mn: NDArray[Any]
     ) -> NDArray[np.complex128]:

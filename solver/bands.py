@@ -210,12 +210,13 @@ def _sparse(
         )
     group = pencil_groups(pencil, options.groups)
     previous: Eigenpairs | None = None
-    together = 1 if last - first + 1 > SLICED else group.count
+    sliced = last - first + 1 > SLICED
+    together = 1 if sliced else group.count
     for start in range(0, len(todo), together):
         part = todo[start : start + together]
         own: KBands | None = None
         with agreed(group.world):
-            if together < group.count or group.number < len(part):
+            if sliced or group.number < len(part):
                 k_c = kpoints_kc[part[group.number % together]]
                 excluded = project_dependent_orbitals(group.pencil, k_c)
                 if excluded:
@@ -223,11 +224,19 @@ def _sparse(
                 final = min(last, group.pencil.nstates(k_c))
                 if previous is None:
                     sigma = _start(group.pencil, k_c, middle, final - first + 1, fermi, options)
-        if together < group.count or last - first + 1 > SLICED:
-            own = sliced_bands(
-                group, k_c, sigma, first, final, options=options.krylov, announce=options.announce
+        if sliced:
+            yield (
+                part[0],
+                sliced_bands(
+                    group,
+                    k_c,
+                    sigma,
+                    first,
+                    final,
+                    options=options.krylov,
+                    announce=options.announce,
+                ),
             )
-            yield part[0], own
             continue
         with agreed(group.world):
             if group.number < len(part):
@@ -240,9 +249,9 @@ def _sparse(
                         group.pencil, k_c, previous, first, final, middle, options
                     )
                 own = KBands(previous.energies_n, previous.residuals_n, first)
-        solved = group.world.allgather((group.number, own))
+        solved = dict(group.world.allgather((group.number, own)))
         for number, place in enumerate(part):
-            yield place, next(x for which, x in solved if which == number)
+            yield place, solved[number]
 
 
 def _start(

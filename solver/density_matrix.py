@@ -8,18 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import scipy.linalg
 from mpi4py import MPI
 from numpy.typing import NDArray
 from scipy.special import expit
 
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, phases
 from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.parallel.gather import gather_operator, sum_to_owners
 from hamgnn_solve.parallel.memory import memory_per_rank
 from hamgnn_solve.parallel.rows import OrbitalRows
-from hamgnn_solve.solver.dense import dense_matrix
+from hamgnn_solve.solver.dense import dense_eigenpairs
 from hamgnn_solve.solver.fermi import FermiLevel, normalised_weights
 from hamgnn_solve.solver.lower_blocks import LowerBlocks
 from hamgnn_solve.solver.multifrontal import FrontTree, dissect
@@ -362,7 +361,7 @@ class _Crystal:
                     del inverse
                     if notify is not None:
                         notify()
-                blocks.unfold_into(result, density, k_c, float(self.weights_k[k]), real)
+                blocks.unfold_into(result, density, k_c, float(self.weights_k[k]))
         return DensityMatrix(result, 0.0, "poles", npoles=npoles, occupation_error=expansion.error)
 
 
@@ -416,7 +415,7 @@ def _add_outer(
     rows: OrbitalRows,
 ) -> None:
     """Add Re exp(-2 pi i k.R) sum_n f_n c_n c_n^dagger, blocks of one shape together."""
-    phase_p = np.exp(-2j * np.pi * (result.pairs.shift_pc @ k_c))
+    phase_p = phases(result, k_c).conj()
     for group, nrows, ncolumns in result.groups():
         step = max(BATCH // (max(nrows, ncolumns) * len(filled_n)), 1)
         for start in range(0, len(group), step):
@@ -469,19 +468,7 @@ def _dense_density(
     filling: Filling,
 ) -> NDArray[Any]:
     """Return P(k) of one spin by all eigenvectors, orbitals in the order of the atoms."""
-    matrices: list[NDArray[Any]] = []
-    for operator in (hamiltonian, overlap):
-        matrix = dense_matrix(operator, k_c)
-        matrices.append(matrix.real.copy() if is_real_point(k_c) else matrix)
-    h, s = (0.5 * (x + x.conj().T) for x in matrices)
-    del matrices
-    try:
-        energies_n, vectors_mn = scipy.linalg.eigh(h, s, overwrite_a=True, overwrite_b=True)
-    except np.linalg.LinAlgError as error:
-        raise InputError(
-            f"The overlap at k = {np.asarray(k_c)} is not positive definite; two atoms are too "
-            "close for the basis, or blocks are missing."
-        ) from error
+    energies_n, vectors_mn = dense_eigenpairs(hamiltonian, overlap, k_c)
     filled_n = filling.occupations(energies_n)
     occupied = vectors_mn[:, filled_n > 0.0]
     return (occupied * filled_n[filled_n > 0.0]) @ occupied.conj().T
@@ -493,7 +480,7 @@ def _add_dense(
     """Add weight Re exp(-2 pi i k.R) P_ij(k)."""
     norb_i, pairs = result.norb_i, result.pairs
     start_i = np.cumsum(norb_i) - norb_i
-    phase_p = weight * np.exp(-2j * np.pi * (pairs.shift_pc @ k_c))
+    phase_p = weight * phases(result, k_c).conj()
     for group, rows, columns in result.groups():
         step = max(BATCH // (rows * columns), 1)
         for start in range(0, len(group), step):

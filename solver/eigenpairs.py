@@ -76,7 +76,6 @@ def eigenpairs_near(
     nbands_above: int,
     *,
     options: KrylovOptions | None = None,
-    start_mn: NDArray[Any] | None = None,
 ) -> Eigenpairs:
     """Compute the nearest bands below and above an energy at k.
 
@@ -94,15 +93,13 @@ def eigenpairs_near(
     nbands_below, nbands_above : int
         How many bands are wanted on each side; where fewer exist, those are returned.
     options : KrylovOptions, optional
-    start_mn : ndarray, shape (rows of this rank, vectors), optional
-        Where the search starts; random vectors by default.
 
     Raises
     ------
     InputError
         When the bands cannot be certified, S is not positive definite, or memory runs out.
     """
-    search = _Search(pencil, k_c, options, start_mn)
+    search = _Search(pencil, k_c, options)
     sigma, count = search.shift_to(sigma)
     first = max(count - nbands_below + 1, 1)
     last = min(count + nbands_above, pencil.nstates(k_c))
@@ -117,7 +114,6 @@ def eigenpairs_of_bands(
     last_band: int,
     *,
     options: KrylovOptions | None = None,
-    start_mn: NDArray[Any] | None = None,
 ) -> Eigenpairs:
     """Compute the bands of given global indices at k, searched from an energy near them.
 
@@ -130,7 +126,7 @@ def eigenpairs_of_bands(
     """
     if not 1 <= first_band <= last_band <= pencil.nstates(k_c):
         raise ValueError(f"no bands {first_band}..{last_band} among {pencil.nstates(k_c)}")
-    search = _Search(pencil, k_c, options, start_mn)
+    search = _Search(pencil, k_c, options)
     search.shift_to(sigma)
     return search.bands(first_band, last_band)
 
@@ -144,7 +140,6 @@ def eigenpairs_between(
     middle_band: int | None = None,
     *,
     options: KrylovOptions | None = None,
-    start_mn: NDArray[Any] | None = None,
 ) -> Eigenpairs:
     """Compute all bands between two energies at k from the factors at both.
 
@@ -166,7 +161,7 @@ def eigenpairs_between(
     """
     if not low < high:
         raise ValueError(f"no energies between {low} and {high}")
-    search = _Search(pencil, k_c, options, start_mn)
+    search = _Search(pencil, k_c, options)
     high, count_high = search.shift_to(high)
     # The count at the other end is not known yet when the middle band is.
     if middle_band is not None:
@@ -203,7 +198,7 @@ def states_around(
     energies_n, residuals_n : ndarray
         In Hartree; `below` states under the shift and `above` over it, fewer where fewer exist.
     """
-    search = _Search(pencil, k_c, options, None)
+    search = _Search(pencil, k_c, options)
     _, count = search.shift_to(sigma)
     search.extend(min(below, count), min(above, pencil.nstates(k_c) - count))
     sigma, count = search.sigma, search.counts[search.sigma]
@@ -220,14 +215,12 @@ class _Search:
         pencil: Pencil,
         k_c: Sequence[float] | NDArray[np.float64],
         options: KrylovOptions | None,
-        start_mn: NDArray[Any] | None,
     ) -> None:
         self.pencil = pencil
         self.k_c = np.asarray(k_c, dtype=np.float64)
         self.real = pencil.is_real_at(k_c)
         self.dtype = np.float64 if self.real else np.complex128
         self.options = options or KrylovOptions()
-        self.start_mn = start_mn
         self.attempts = 0
         # The first shift and its count, from which bands are numbered until ends are counted.
         self.anchor: tuple[float, int] = (np.nan, 0)
@@ -313,17 +306,17 @@ class _Search:
             self.anchor = (sigma, count)
 
     def _start(self) -> NDArray[Any]:
-        """Return the vectors to start from: what was given at first, then random ones."""
+        """Return random vectors to start from, others for each search."""
         shape = (self.pencil.rows.nlocal, self.options.block)
         random = np.random.default_rng([self.attempts, self.pencil.rows.start])
         start = random.standard_normal(shape).astype(self.dtype)
-        if self.start_mn is not None and self.attempts == 0:
-            start = np.hstack([self.start_mn.astype(self.dtype), start[:, :4]])
         return self.pencil.without_excluded(self.k_c, start)
 
     def _join(self, found_mn: NDArray[Any]) -> None:
         """Rayleigh-Ritz on known and new states; what is no state to the end is left out."""
         states_mn = np.hstack([self.vectors_mn, found_mn])
+        # A shift on a state amplifies what rounding leaves along directions taken out.
+        states_mn = self.pencil.without_excluded(self.k_c, states_mn)
         self.energies_n, self.vectors_mn, self.residuals_n = self._ritz(states_mn)
         good = self.residuals_n < LARGEST_RESIDUAL
         self.energies_n, self.residuals_n = self.energies_n[good], self.residuals_n[good]

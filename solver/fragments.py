@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hamgnn_solve.solver.lattice_sum import phases
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
+from hamgnn_solve.core.pairs import PairList
 from hamgnn_solve.solver.pencil import Pencil
 
 __all__ = ["LevelGuess", "guess_levels"]
@@ -112,24 +113,9 @@ def _cluster(
     atoms = np.concatenate([[middle], pairs.second_p[near]])
     atoms = atoms[np.sort(np.unique(atoms, return_index=True)[1])]
     atoms = atoms[np.cumsum(rows.norb_i[atoms]) <= max(CLUSTER, rows.norb_i[middle])]
-    start = np.cumsum(rows.norb_i[atoms]) - rows.norb_i[atoms]
-    place_i = np.full(len(rows.norb_i), -1)
-    place_i[atoms] = start
-    size = int(rows.norb_i[atoms].sum())
-    h, s = np.zeros((2, size, size), dtype=np.complex128)
-    for matrix, name, unit in ((h, "H", 1.0), (s, "S", 1.0), (h, "Im H", 1.0j)):
-        operator = pencil.operators.get(name)
-        if operator is None:
-            continue
-        inside = (place_i[operator.pairs.first_p] >= 0) & (place_i[operator.pairs.second_p] >= 0)
-        phase_p = unit * phases(operator, k_c)
-        for p in np.flatnonzero(inside):
-            block = phase_p[p] * operator.block(int(p))
-            i = place_i[operator.pairs.first_p[p]]
-            j = place_i[operator.pairs.second_p[p]]
-            matrix[i : i + block.shape[0], j : j + block.shape[1]] += block
-    if pencil.is_real_at(k_c):
-        h, s = h.real, s.real
+    cluster = (_matrix(pencil, names, atoms, k_c) for names in (("H", "Im H"), ("S",)))
+    real = pencil.is_real_at(k_c)
+    h, s = ((x.real if real else x) for x in cluster)
     h, s = 0.5 * (h + h.conj().T), 0.5 * (s + s.conj().T)
     # Cutting pairs to all images may leave S with small or negative eigenvalues.
     size_n, turn = np.linalg.eigh(s)
@@ -140,3 +126,30 @@ def _cluster(
     norb = int(rows.norb_i[middle])
     weights_n = (vectors[:norb].conj() * (s[:norb] @ vectors)).real.sum(axis=0)
     return energies_n, weights_n
+
+
+def _matrix(
+    pencil: Pencil,
+    names: tuple[str, ...],
+    atoms: NDArray[np.int64],
+    k_c: Sequence[float] | NDArray[np.float64],
+) -> NDArray[np.complex128]:
+    """Return H(k) or S(k) among some atoms of this rank, in their order."""
+    norb_i = pencil.rows.norb_i
+    place_i = np.full(len(norb_i), -1)
+    place_i[atoms] = np.arange(len(atoms))
+    size = int(norb_i[atoms].sum())
+    total = np.zeros((size, size), dtype=np.complex128)
+    for name in names:
+        if name not in pencil.operators:
+            continue
+        pairs = pencil.operators[name].pairs
+        first_p, second_p = place_i[pairs.first_p], place_i[pairs.second_p]
+        part = pencil.operators[name].select(np.flatnonzero((first_p >= 0) & (second_p >= 0)))
+        inside = part.pairs
+        among = PairList(
+            place_i[inside.first_p], place_i[inside.second_p], inside.shift_pc, inside.vector_pc
+        )
+        cluster = BlockOperator(among, norb_i[atoms], part.values)
+        total += (1j if name == "Im H" else 1.0) * dense_matrix(cluster, k_c)
+    return total

@@ -9,23 +9,12 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, phases
 from hamgnn_solve.parallel.rows import OrbitalRows
 from hamgnn_solve.solver.pattern import BlockPattern, block_keys, group_blocks
 from hamgnn_solve.solver.petsc import PETSc
 
-__all__ = ["LatticeSum", "phases"]
-
-
-def phases(
-    operator: BlockOperator, k_c: Sequence[float] | NDArray[np.float64]
-) -> NDArray[np.complex128]:
-    """Return exp(2 pi i k.R) of every pair of an operator, exact where it is +1 or -1."""
-    angle_p = 2.0 * np.pi * (operator.pairs.shift_pc @ np.asarray(k_c, dtype=np.float64))
-    phase_p = np.exp(1j * angle_p)
-    whole = np.abs(phase_p.imag) < 1e-9
-    phase_p[whole] = np.rint(phase_p[whole].real)
-    return phase_p
+__all__ = ["LatticeSum"]
 
 
 class LatticeSum:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, phases
 from hamgnn_solve.solver.multifrontal import FrontTree
 
 __all__ = ["LowerBlocks"]
@@ -96,7 +96,8 @@ class LowerBlocks:
         ndarray of float64 or complex128, shape (size,)
         """
         values = np.zeros(self.size, dtype=np.float64 if real else np.complex128)
-        phase_p = _phases(operator, k_c, real)
+        turned_p = phases(operator, k_c)
+        phase_p: NDArray[Any] = turned_p.real if real else turned_p
         for p, q, later_first, rows, columns in self._batches(operator):
             for mask, turned in ((later_first >= 0, False), (later_first <= 0, True)):
                 chosen, target = p[mask], q[mask]
@@ -118,7 +119,6 @@ class LowerBlocks:
         lower: NDArray[Any],
         k_c: Sequence[float] | NDArray[np.float64],
         weight: float,
-        real: bool,
     ) -> None:
         """Add weight Re exp(-2 pi i k.R) O_ij(k) to the blocks of `result`.
 
@@ -128,12 +128,12 @@ class LowerBlocks:
             Pairs outside the filled pattern are left as they are.
         lower : ndarray, shape (size,)
             O_ji(k) of a Hermitian O.
-        k_c, real
+        k_c
             As for `fold`.
         weight : float
             Weight of this k.
         """
-        phase_p = _phases(result, k_c, real).conj()
+        phase_p = phases(result, k_c).conj()
         for p, q, later_first, rows, columns in self._batches(result):
             for mask, turned in ((later_first >= 0, False), (later_first < 0, True)):
                 chosen, source = p[mask], q[mask]
@@ -177,10 +177,3 @@ class LowerBlocks:
         wanted = self._key_of(operator)
         place = np.minimum(np.searchsorted(self._key_q, wanted), len(self._key_q) - 1)
         return np.where(self._key_q[place] == wanted, place, -1)
-
-
-def _phases(
-    operator: BlockOperator, k_c: Sequence[float] | NDArray[np.float64], real: bool
-) -> NDArray[Any]:
-    angle_p = 2.0 * np.pi * (operator.pairs.shift_pc @ np.asarray(k_c, dtype=np.float64))
-    return np.rint(np.cos(angle_p)) if real else np.exp(1j * angle_p)

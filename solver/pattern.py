@@ -112,13 +112,12 @@ class BlockPattern:
             columns = np.stack([2 * columns, 2 * columns + 1], axis=1).ravel()
         atom_m = np.repeat(rows.owned, copies * rows.norb_i[rows.owned])
         length_m = copies * self._length_i[atom_m]
-        # Row by row, so that no index array of the size of the matrix is made in 64 bits.
-        columns = columns.astype(np.int32)
-        start_m = copies * self._column_i[atom_m]
-        indices = np.concatenate(
-            [columns[a : a + n] for a, n in zip(start_m.tolist(), length_m.tolist(), strict=True)]
-            or [columns]
-        )
+        # In 32 bits, as PETSc counts, since these arrays are as long as the matrix.
+        row_start_m = np.cumsum(length_m) - length_m
+        moved_m = (copies * self._column_i[atom_m] - row_start_m).astype(np.int32)
+        places = np.arange(int(length_m.sum()), dtype=np.int32)
+        places += np.repeat(moved_m, length_m)
+        indices = columns.astype(np.int32)[places]
         if self.upper:
             own_row = np.arange(copies * rows.start, copies * rows.stop, dtype=np.int32)
             kept = indices >= np.repeat(own_row, length_m)

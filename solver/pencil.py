@@ -10,11 +10,11 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.core.operator import BlockOperator, dense_matrix
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix, phases
 from hamgnn_solve.parallel.block_product import BlockProduct
 from hamgnn_solve.parallel.rows import OrbitalRows
 from hamgnn_solve.solver.factorisation import Factorisation, FactorOptions, SingularMatrixError
-from hamgnn_solve.solver.lattice_sum import LatticeSum, phases
+from hamgnn_solve.solver.lattice_sum import LatticeSum
 from hamgnn_solve.solver.pattern import PART
 from hamgnn_solve.solver.petsc import PETSc
 

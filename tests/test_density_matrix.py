@@ -13,9 +13,9 @@ from pencil_models import chain, folded_kpoints, random_pencil, supercell
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.io.scfout import read_scfout
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.solver import multifrontal, selected_inversion
-from hamgnn_solve.solver.dense import dense_eigenpairs, dense_matrix
+from hamgnn_solve.solver.dense import dense_eigenpairs
 from hamgnn_solve.solver.density_matrix import BandStates, Filling, density_from_states
 from hamgnn_solve.solver.fermi import FermiLevel
 from hamgnn_solve.solver.lower_blocks import LowerBlocks
@@ -98,7 +98,7 @@ def test_blocks_fold_and_unfold() -> None:
     result = BlockOperator.zeros(hamiltonian.pairs, hamiltonian.norb_i)
     for k_c in mesh:
         lower = blocks.fold(hamiltonian, k_c, False)
-        blocks.unfold_into(result, lower, k_c, 1.0 / len(mesh), False)
+        blocks.unfold_into(result, lower, k_c, 1.0 / len(mesh))
     # Reached 2e-15.
     assert np.abs(result.values - hamiltonian.values).max() < 1e-13
 

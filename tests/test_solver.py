@@ -23,7 +23,7 @@ from hamgnn_solve.core.io.scfout import read_scfout
 from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.parallel.rows import OrbitalRows
 from hamgnn_solve.solver import eigenpairs as eigenpairs_module
-from hamgnn_solve.solver.bands import solve_bands
+from hamgnn_solve.solver.bands import BandOptions, solve_bands
 from hamgnn_solve.solver.dense import dense_eigenpairs
 from hamgnn_solve.solver.eigenpairs import eigenpairs_near, eigenpairs_of_bands
 from hamgnn_solve.solver.fermi import FermiLevel, fermi_level, fill_bands, locate_band
@@ -305,6 +305,8 @@ def test_indefinite_overlap_is_refused() -> None:
     pencil = pencil_of(hamiltonian, overlap)
     with pytest.raises(InputError, match="not positive definite"):
         solve_bands(pencil, np.zeros((1, 3)), 6.0, 4)
+    with pytest.raises(InputError, match="not positive definite"):
+        solve_bands(pencil, np.zeros((1, 3)), 6.0, 4, options=BandOptions(largest_dense=0))
     with pytest.raises(InputError, match="not positive definite"):
         dense_eigenpairs(hamiltonian, overlap, GAMMA)
 
