@@ -1,6 +1,6 @@
-"""States around an energy at Gamma by our solver and by others, side by side.
+"""States around an energy by our solver and by others, side by side.
 
-python bench/solver.py FILE.h5 --sigma E [--peers ours window slepc superlu pardiso lapack]
+python bench/solver.py FILE.h5 --sigma E [--peers NAME ...] [--bands N] [--k K K K]
 
 FILE.h5 is what `hamgnn-solve --write-matrices` leaves. Every peer gets the same H and S, runs in a
 process of its own so that its peak memory is its own, and must find the same energies.
@@ -13,8 +13,11 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import scipy.linalg
@@ -25,24 +28,51 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.hamiltonian import CrystalHamiltonian
 from hamgnn_solve.core.io.operator_file import read_operator_file
+from hamgnn_solve.core.operator import dense_matrix
 from hamgnn_solve.parallel.rows import OrbitalRows
+from hamgnn_solve.solver.dense import dense_bands
 from hamgnn_solve.solver.eigenpairs import (
     eigenpairs_between,
     eigenpairs_near,
     states_around,
 )
+from hamgnn_solve.solver.factorisation import FactorOptions
+from hamgnn_solve.solver.groups import pencil_groups
 from hamgnn_solve.solver.krylov import KrylovOptions
-from hamgnn_solve.solver.pencil import Pencil
+from hamgnn_solve.solver.pencil import NEGLIGIBLE, Pencil, is_real_point
+from hamgnn_solve.solver.slices import sliced_bands
 
 GAMMA = (0.0, 0.0, 0.0)
 WIDER = 1e-4
 Sparse = scipy.sparse.csc_matrix
 
 
-def pencil_of(given: CrystalHamiltonian) -> Pencil:
+@dataclass(frozen=True)
+class Task:
+    """What a peer has to solve: `side` states below and above sigma (Hartree) at k."""
+
+    given: CrystalHamiltonian
+    sigma: float
+    side: int
+    k_c: tuple[float, float, float]
+    known_n: NDArray[np.float64] | None
+
+
+def pencil_of(
+    given: CrystalHamiltonian,
+    factor_options: FactorOptions | None = None,
+    negligible: float = NEGLIGIBLE,
+) -> Pencil:
     """Return the pencil on one process."""
     rows = OrbitalRows(np.zeros(given.system.structure.natoms, np.int64), given.system.norb_i)
-    return Pencil(given.hamiltonian, given.overlap, rows, MPI.COMM_SELF)
+    return Pencil(
+        given.hamiltonian,
+        given.overlap,
+        rows,
+        MPI.COMM_SELF,
+        factor_options=factor_options,
+        negligible=negligible,
+    )
 
 
 def sparse_of(given: CrystalHamiltonian) -> tuple[Sparse, Sparse]:
@@ -56,96 +86,117 @@ def sparse_of(given: CrystalHamiltonian) -> tuple[Sparse, Sparse]:
     return matrices[0], matrices[1]
 
 
-def ours(given: CrystalHamiltonian, sigma: float, side: int, *, slepc: bool) -> NDArray[np.float64]:
+def ours(task: Task, *, slepc: bool = False) -> NDArray[np.float64]:
     """Solve from one shift, certified by counts beyond both ends."""
-    pencil = pencil_of(given)
+    options = KrylovOptions(slepc=slepc)
     return eigenpairs_near(
-        pencil, GAMMA, sigma, side, side, options=KrylovOptions(slepc=slepc)
+        pencil_of(task.given), task.k_c, task.sigma, task.side, task.side, options=options
     ).energies_n
 
 
-def uncounted(given: CrystalHamiltonian, sigma: float, side: int) -> NDArray[np.float64]:
+def uncounted(task: Task) -> NDArray[np.float64]:
     """Solve from one shift alone, as the peers do: the count at the shift numbers the bands."""
-    return states_around(pencil_of(given), GAMMA, sigma, side, side)[2]
+    pencil = pencil_of(task.given)
+    return states_around(pencil, task.k_c, task.sigma, task.side, task.side)[2]
 
 
-def window(given: CrystalHamiltonian, _sigma: float, _side: int) -> NDArray[np.float64]:
+def window(task: Task) -> NDArray[np.float64]:
     """Solve from both ends of the window, known from another k-point say, certified."""
-    known = np.load(sys.argv[sys.argv.index("--known") + 1])
-    pencil = pencil_of(given)
+    if task.known_n is None:
+        raise ValueError("the window is that of an earlier peer")
+    pencil, known = pencil_of(task.given), task.known_n
     found = eigenpairs_between(
         pencil,
-        GAMMA,
+        task.k_c,
         known[0] - WIDER,
         known[-1] + WIDER,
-        middle_band=round((given.system.electrons or 0.0) / pencil.electrons_per_band),
+        middle_band=round((task.given.system.electrons or 0.0) / pencil.electrons_per_band),
     ).energies_n
     # The window is a little wider than the bands and may hold more.
     return found[(found > known[0] - 1e-8) & (found < known[-1] + 1e-8)]
 
 
-def superlu(given: CrystalHamiltonian, sigma: float, side: int) -> NDArray[np.float64]:
+def sliced(task: Task) -> NDArray[np.float64]:
+    """Solve by spectrum slicing."""
+    pencil = pencil_of(task.given)
+    filled = round((task.given.system.electrons or 0.0) / pencil.electrons_per_band)
+    group = pencil_groups(pencil, 1)
+    first, last = filled - task.side + 1, filled + task.side
+    return sliced_bands(group, task.k_c, task.sigma, first, last).energies_n
+
+
+def superlu(task: Task) -> NDArray[np.float64]:
     """Solve by scipy's eigsh with SuperLU."""
-    h, s = sparse_of(given)
+    h, s = sparse_of(task.given)
     factors = scipy.sparse.linalg.splu(
-        (h - sigma * s).tocsc(),
+        (h - task.sigma * s).tocsc(),
         permc_spec="MMD_AT_PLUS_A",
         options={"SymmetricMode": True},
         diag_pivot_thresh=0.01,
     )
-    return _eigsh(h, s, sigma, side, factors.solve)
+    return _eigsh(h, s, task, factors.solve)
 
 
-def pardiso(given: CrystalHamiltonian, sigma: float, side: int) -> NDArray[np.float64]:
+def pardiso(task: Task) -> NDArray[np.float64]:
     """Solve by scipy's eigsh with PARDISO's LDL^T of a symmetric indefinite matrix."""
     from pypardiso import PyPardisoSolver
 
-    h, s = sparse_of(given)
+    h, s = sparse_of(task.given)
     solver = PyPardisoSolver(mtype=-2)
-    upper = scipy.sparse.triu(h - sigma * s, format="csr")
+    upper = scipy.sparse.triu(h - task.sigma * s, format="csr")
     solver.factorize(upper)
-    return _eigsh(h, s, sigma, side, lambda x: solver.solve(upper, x))
+    return _eigsh(h, s, task, lambda x: solver.solve(upper, x))
 
 
-def lapack(given: CrystalHamiltonian, sigma: float, side: int) -> NDArray[np.float64]:
+def lapack(task: Task) -> NDArray[np.float64]:
     """Solve densely for all eigenvalues."""
-    h, s = (x.toarray() for x in sparse_of(given))
-    energies_n = scipy.linalg.eigh(h, s, eigvals_only=True, overwrite_a=True, overwrite_b=True)
-    split = int((energies_n < sigma).sum())
-    return energies_n[split - side : split + side]
+    h, s = (dense_matrix(x, task.k_c) for x in (task.given.hamiltonian, task.given.overlap))
+    if is_real_point(task.k_c):
+        h, s = h.real, s.real
+    energies_n = scipy.linalg.eigh(h, s, eigvals_only=True)
+    split = int((energies_n < task.sigma).sum())
+    return energies_n[split - task.side : split + task.side]
+
+
+def small(task: Task) -> NDArray[np.float64]:
+    """Solve densely for the wanted bands and their vectors, as cells of few orbitals are."""
+    h, s = (dense_matrix(x, task.k_c) for x in (task.given.hamiltonian, task.given.overlap))
+    filled = round((task.given.system.electrons or 0.0) / 2)
+    return dense_bands(h, s, filled - task.side + 1, filled + task.side, task.k_c)[0]
 
 
 def _eigsh(
     h: Sparse,
     s: Sparse,
-    sigma: float,
-    side: int,
+    task: Task,
     solve: Callable[[NDArray[np.float64]], NDArray[np.float64]],
 ) -> NDArray[np.float64]:
     """Return the nearest states, more of them until both sides are complete."""
     inverse = scipy.sparse.linalg.LinearOperator(h.shape, solve, dtype=np.float64)
-    number = 2 * side + 4
+    number = 2 * task.side + 4
     while True:
         energies_n = np.sort(
-            scipy.sparse.linalg.eigsh(
-                h, number, s, sigma, OPinv=inverse, return_eigenvectors=True, tol=1e-10
-            )[0]
+            scipy.sparse.linalg.eigsh(h, number, s, task.sigma, OPinv=inverse, tol=1e-10)[0]
         )
-        split = int((energies_n < sigma).sum())
-        if split >= side and number - split >= side:
-            return energies_n[split - side : split + side]
-        number += side
+        split = int((energies_n < task.sigma).sum())
+        if split >= task.side and number - split >= task.side:
+            return energies_n[split - task.side : split + task.side]
+        number += task.side
 
 
-PEERS: dict[str, Callable[[CrystalHamiltonian, float, int], NDArray[np.float64]]] = {
-    "ours": lambda g, e, n: ours(g, e, n, slepc=False),
+# Those of Gamma alone know no other k.
+PEERS: dict[str, Callable[[Task], NDArray[np.float64]]] = {
+    "ours": ours,
     "uncounted": uncounted,
     "window": window,
-    "slepc": lambda g, e, n: ours(g, e, n, slepc=True),
+    "sliced": sliced,
+    "slepc": lambda task: ours(task, slepc=True),
     "superlu": superlu,
     "pardiso": pardiso,
     "lapack": lapack,
+    "small": small,
 }
+GAMMA_ALONE = ("superlu", "pardiso")
 
 
 def run_peer(options: argparse.Namespace) -> None:
@@ -153,7 +204,9 @@ def run_peer(options: argparse.Namespace) -> None:
     given = read_operator_file(options.file)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()
-    energies_n = PEERS[options.peer](given, options.sigma, options.bands // 2)
+    known = None if options.known is None else np.load(options.known)
+    k_c = (options.k[0], options.k[1], options.k[2])
+    energies_n = PEERS[options.peer](Task(given, options.sigma, options.bands // 2, k_c, known))
     seconds = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
@@ -174,20 +227,27 @@ def main() -> None:
     parser.add_argument("file")
     parser.add_argument("--sigma", type=float, required=True, help="energy in Hartree")
     parser.add_argument("--bands", type=int, default=40)
+    parser.add_argument("--k", type=float, nargs=3, default=list(GAMMA))
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--limit", type=float, default=1200.0, help="seconds for a peer")
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
-    parser.add_argument("--known", default="/tmp/known.npy", help=argparse.SUPPRESS)
+    parser.add_argument("--known", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer:
         run_peer(options)
         return
+    for peer in set(options.peers) & set(GAMMA_ALONE):
+        if any(options.k):
+            parser.error(f"{peer} is run at Gamma alone")
     reference: NDArray[np.float64] | None = None
+    known = Path(tempfile.mkdtemp()) / "known.npy"
     print("| solver | CPU s | CPU s a pair | peak MB | of these H and S | largest difference, Ha |")
     print("|---|---|---|---|---|---|", flush=True)
     for peer in options.peers:
         command = [sys.executable, __file__, options.file, "--sigma", str(options.sigma)]
-        command += ["--bands", str(options.bands), "--peer", peer, "--known", options.known]
+        command += ["--bands", str(options.bands), "--peer", peer, "--k", *map(str, options.k)]
+        if reference is not None:
+            command += ["--known", str(known)]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=options.limit, check=False
@@ -203,7 +263,7 @@ def main() -> None:
         energies_n = np.array(told["energies"])
         if reference is None:
             reference = energies_n
-            np.save(options.known, energies_n)
+            np.save(known, energies_n)
         same = len(energies_n) == len(reference)
         difference = np.abs(energies_n - reference).max() if same else np.nan
         print(
