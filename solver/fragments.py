@@ -20,6 +20,8 @@ CLUSTERS = 48
 # Part of the electrons that clusters may miss, and where a gap is looked for (Hartree).
 CHARGE_ERROR = 0.025
 WINDOW, RESOLUTION = 0.01, 1e-3
+# Part of the states that are still next to none.
+FEW = 1e-5
 
 
 class LevelGuess:
@@ -59,8 +61,11 @@ class LevelGuess:
         count_n = np.concatenate([[0.0], self.count_n])
         low, high = count_n[np.searchsorted(self.energies_n, bounds)]
         within = high - low
-        fewest = within <= within.min() + 1e-3 * states / len(tried)
-        return float(np.median(tried[fewest]))
+        # The middle of the widest stretch with next to no states: there may be several gaps.
+        fewest = within <= within.min() + FEW * states
+        ends = np.flatnonzero(np.diff(np.concatenate([[False], fewest, [False]]).astype(np.int8)))
+        first, last = ends.reshape(-1, 2)[np.argmax(np.diff(ends.reshape(-1, 2), axis=1))]
+        return float(0.5 * (tried[first] + tried[last - 1]))
 
 
 def guess_levels(pencil: Pencil, k_c: Sequence[float] | NDArray[np.float64]) -> LevelGuess:

@@ -27,6 +27,7 @@ from hamgnn_solve.solver.bands import BandOptions, solve_bands
 from hamgnn_solve.solver.dense import dense_eigenpairs
 from hamgnn_solve.solver.eigenpairs import eigenpairs_near, eigenpairs_of_bands
 from hamgnn_solve.solver.fermi import FermiLevel, fermi_level, fill_bands, locate_band
+from hamgnn_solve.solver.fragments import LevelGuess, guess_levels
 from hamgnn_solve.solver.inertia import count_below
 from hamgnn_solve.solver.krylov import KrylovOptions
 from hamgnn_solve.solver.pencil import is_real_point
@@ -203,6 +204,31 @@ def test_locate_band_encloses_a_band_from_nothing() -> None:
         for band in (1, 20, 47):
             energy = locate_band(pencil, np.array(GAMMA), band, 2)
             assert abs(count_below(pencil, GAMMA, energy) - band) <= 2
+
+
+def test_guess_lies_in_the_widest_gap_near_the_electrons() -> None:
+    # Levels of 100 states between -1 and 0, gaps at 97 states of 0.04 and at 100 of 0.2 Hartree.
+    levels = np.concatenate([np.linspace(-1.0, -0.1, 97), [-0.06, -0.05, -0.04], [0.16, 0.17]])
+    guess = LevelGuess(levels, np.ones(len(levels)))
+    assert guess.gap(99.0) == pytest.approx(0.06, abs=0.01)
+    assert guess.energy(97.5) == pytest.approx(-0.08, abs=0.03)
+    # Without a gap the energy with that many states is as good.
+    assert LevelGuess(np.linspace(0, 1, 1001), np.full(1001, 0.1)).gap(50.0) == pytest.approx(
+        0.5, abs=0.05
+    )
+
+
+@pytest.mark.parametrize("k_c", [GAMMA, GENERAL])
+def test_clusters_of_the_whole_crystal_count_its_states(k_c: tuple[float, float, float]) -> None:
+    data = read_scfout(shared_path("oracle/openmx/gaas2/gaas2.scfout.xz"))
+    energies_n, _ = dense_eigenpairs(data.hamiltonians[0], data.overlap, k_c)
+    # Every cluster is the whole crystal here, and every atom the middle of one.
+    guess = guess_levels(pencil_of(data.hamiltonians[0], data.overlap), k_c)
+    for states in (4, 9, 20):
+        middle = 0.5 * (energies_n[states - 1] + energies_n[states])
+        count = guess.count_n[np.searchsorted(guess.energies_n, middle) - 1]
+        # Mulliken weights of all atoms of a level sum to one; reached 1e-13.
+        assert count == pytest.approx(states, abs=1e-9)
 
 
 def _sum(small: BlockOperator, large: BlockOperator) -> BlockOperator:
