@@ -97,7 +97,7 @@ def ours(task: Task, *, slepc: bool = False) -> NDArray[np.float64]:
 def uncounted(task: Task) -> NDArray[np.float64]:
     """Solve from one shift alone, as the peers do: the count at the shift numbers the bands."""
     pencil = pencil_of(task.given)
-    return states_around(pencil, task.k_c, task.sigma, task.side, task.side)[2]
+    return states_around(pencil, task.k_c, task.sigma, task.side, task.side).energies_n
 
 
 def window(task: Task) -> NDArray[np.float64]:
@@ -105,21 +105,26 @@ def window(task: Task) -> NDArray[np.float64]:
     if task.known_n is None:
         raise ValueError("the window is that of an earlier peer")
     pencil, known = pencil_of(task.given), task.known_n
-    found = eigenpairs_between(
+    filled = filled_bands(task.given)
+    return eigenpairs_between(
         pencil,
         task.k_c,
         known[0] - WIDER,
         known[-1] + WIDER,
-        middle_band=round((task.given.system.electrons or 0.0) / pencil.electrons_per_band),
+        (filled - task.side + 1, filled + task.side),
+        filled,
     ).energies_n
-    # The window is a little wider than the bands and may hold more.
-    return found[(found > known[0] - 1e-8) & (found < known[-1] + 1e-8)]
+
+
+def filled_bands(given: CrystalHamiltonian) -> int:
+    """Return how many bands the electrons fill."""
+    return round((given.system.electrons or 0.0) / given.system.electrons_per_band)
 
 
 def sliced(task: Task) -> NDArray[np.float64]:
     """Solve by spectrum slicing."""
     pencil = pencil_of(task.given)
-    filled = round((task.given.system.electrons or 0.0) / pencil.electrons_per_band)
+    filled = filled_bands(task.given)
     group = pencil_groups(pencil, 1)
     first, last = filled - task.side + 1, filled + task.side
     return sliced_bands(group, task.k_c, task.sigma, first, last).energies_n
@@ -161,7 +166,7 @@ def lapack(task: Task) -> NDArray[np.float64]:
 def small(task: Task) -> NDArray[np.float64]:
     """Solve densely for the wanted bands and their vectors, as cells of few orbitals are."""
     h, s = (dense_matrix(x, task.k_c) for x in (task.given.hamiltonian, task.given.overlap))
-    filled = round((task.given.system.electrons or 0.0) / 2)
+    filled = filled_bands(task.given)
     return dense_bands(h, s, filled - task.side + 1, filled + task.side, task.k_c)[0]
 
 

@@ -92,12 +92,19 @@ void atom_rows(const Index *pairs, Index npairs, const Index *second_row, const 
     for (Index n = 0; n < npairs; ++n) {
         const Index p = pairs[n], columns = inner[p], size = rows * columns;
         const double *block = values + offset[p];
+        const double *weight = weights + p * sets;
+        const bool all = std::find(weight, weight + sets, 0.0) == weight + sets;
         for (Index q = 0; q < sets; ++q) {
-            const double weight = weights[p * sets + q];
-            for (Index entry = 0; entry < size; ++entry)
-                scratch[q * size + entry] = weight * block[entry];
+            if (weight[q] == 0.0) continue;
+            double *scaled = scratch + (all ? q * size : 0);
+            for (Index entry = 0; entry < size; ++entry) scaled[entry] = weight[q] * block[entry];
+            // A pair within one cell has no imaginary part: a set without weight costs nothing.
+            if (!all)
+                multiply(rows, columns, scaled, x + second_row[p] * width, width,
+                         sums + q * rows * width);
         }
-        multiply(sets * rows, columns, scratch, x + second_row[p] * width, width, sums);
+        if (all)
+            multiply(sets * rows, columns, scratch, x + second_row[p] * width, width, sums);
     }
 }
 

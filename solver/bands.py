@@ -26,6 +26,12 @@ from hamgnn_solve.solver.fragments import guess_levels
 from hamgnn_solve.solver.groups import pencil_groups
 from hamgnn_solve.solver.krylov import KrylovOptions
 from hamgnn_solve.solver.pencil import Pencil
+from hamgnn_solve.solver.reduced_bands import (
+    Bands,
+    NotReducibleError,
+    ReducedSpaceOptions,
+    reduced_bands,
+)
 from hamgnn_solve.solver.slices import sliced_bands
 
 __all__ = ["BandOptions", "solve_bands"]
@@ -55,6 +61,8 @@ class BandOptions:
         Told in one sentence which way is taken.
     groups : int
         Groups of ranks that work on different k-points or slices, each with a copy of the pencil.
+    reduced : ReducedSpaceOptions, optional
+        Lets bands of large cells at complex k-points come from the states of a few real ones.
     """
 
     krylov: KrylovOptions = field(default_factory=KrylovOptions)
@@ -63,6 +71,7 @@ class BandOptions:
     store: Callable[[int, KBands], None] = lambda _place, _bands: None
     announce: Callable[[str], None] = lambda _text: None
     groups: int = 1
+    reduced: ReducedSpaceOptions | None = None
 
 
 def solve_bands(
@@ -200,6 +209,25 @@ def _sparse(
 
     Of many bands the groups share the slices of one k-point instead.
     """
+    todo = list(todo)
+    general = sum(not pencil.is_real_at(kpoints_kc[place]) for place in todo)
+    sliced = last - first + 1 > SLICED
+    if options.reduced and general > 1 and not sliced and first <= middle < last:
+        try:
+            for place, found in reduced_bands(
+                pencil,
+                kpoints_kc,
+                list(todo),
+                Bands(first, middle, last),
+                lambda k_c: _start(pencil, k_c, middle, last - first + 1, fermi, options),
+                options.reduced,
+                options.krylov,
+                options.announce,
+            ):
+                todo.remove(place)
+                yield place, found
+        except NotReducibleError as reason:
+            options.announce(f"{reason}: the other k-points are solved one by one")
     if not todo:
         return
     general = sum(not pencil.is_real_at(kpoints_kc[place]) for place in todo)
@@ -210,7 +238,6 @@ def _sparse(
         )
     group = pencil_groups(pencil, options.groups)
     previous: Eigenpairs | None = None
-    sliced = last - first + 1 > SLICED
     together = 1 if sliced else group.count
     for start in range(0, len(todo), together):
         part = todo[start : start + together]

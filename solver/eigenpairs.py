@@ -114,6 +114,7 @@ def eigenpairs_of_bands(
     last_band: int,
     *,
     options: KrylovOptions | None = None,
+    known: Eigenpairs | None = None,
 ) -> Eigenpairs:
     """Compute the bands of given global indices at k, searched from an energy near them.
 
@@ -121,12 +122,14 @@ def eigenpairs_of_bands(
     ----------
     first_band, last_band : int
         Bands counted from 1, both included; sigma (Hartree) should lie among them.
+    known : Eigenpairs, optional
+        States at this k that need no search.
 
     Other parameters, results and errors are those of `eigenpairs_near`.
     """
     if not 1 <= first_band <= last_band <= pencil.nstates(k_c):
         raise ValueError(f"no bands {first_band}..{last_band} among {pencil.nstates(k_c)}")
-    search = _Search(pencil, k_c, options)
+    search = _Search(pencil, k_c, options, known)
     search.shift_to(sigma)
     return search.bands(first_band, last_band)
 
@@ -186,25 +189,27 @@ def states_around(
     above: int,
     *,
     options: KrylovOptions | None = None,
-) -> tuple[float, int, NDArray[np.float64], NDArray[np.float64]]:
-    """Find the nearest states on both sides of a shift from one factorisation, not certified.
+    known: Eigenpairs | None = None,
+) -> Eigenpairs:
+    """Find the nearest states on both sides of a shift from one factorisation.
 
-    Returns
-    -------
-    sigma : float
-        The shift in Hartree, moved a little where it hit a state.
-    count : int
-        States below it.
-    energies_n, residuals_n : ndarray
-        In Hartree; `below` states under the shift and `above` over it, fewer where fewer exist.
+    The count at the shift numbers the bands; no count at the ends certifies that none is missing.
+
+    Parameters
+    ----------
+    below, above : int
+        States wanted under and over the shift; fewer come back where fewer exist.
+    known : Eigenpairs, optional
+        States at this k that need no search.
+
+    Other parameters and errors are those of `eigenpairs_near`.
     """
-    search = _Search(pencil, k_c, options)
+    search = _Search(pencil, k_c, options, known)
     _, count = search.shift_to(sigma)
-    search.extend(min(below, count), min(above, pencil.nstates(k_c) - count))
-    sigma, count = search.sigma, search.counts[search.sigma]
-    split = int((search.energies_n < sigma).sum())
-    part = slice(max(split - below, 0), split + above)
-    return sigma, count, search.energies_n[part], search.residuals_n[part]
+    below, above = min(below, count), min(above, pencil.nstates(k_c) - count)
+    split = int((search.energies_n < search.sigma).sum())
+    search.extend(below - split, above - (len(search.energies_n) - split))
+    return search.around(below, above)
 
 
 class _Search:
@@ -215,6 +220,7 @@ class _Search:
         pencil: Pencil,
         k_c: Sequence[float] | NDArray[np.float64],
         options: KrylovOptions | None,
+        known: Eigenpairs | None = None,
     ) -> None:
         self.pencil = pencil
         self.k_c = np.asarray(k_c, dtype=np.float64)
@@ -229,6 +235,9 @@ class _Search:
         self.energies_n = np.zeros(0)
         self.vectors_mn: NDArray[Any] = np.zeros((pencil.rows.nlocal, 0), dtype=self.dtype)
         self.residuals_n = np.zeros(0)
+        if known is not None:
+            self.energies_n, self.residuals_n = known.energies_n, known.residuals_n
+            self.vectors_mn = known.vectors_mn
 
     def shift_to(self, sigma: float) -> tuple[float, int]:
         """Factorise at an energy; returns where that was possible, and the count there."""
@@ -364,10 +373,20 @@ class _Search:
             edge = 0.5 * float(beyond[hole] + beyond[hole + 1])
         return self.shift_to(edge)[0]
 
+    def around(self, below: int, above: int) -> Eigenpairs:
+        """Return the nearest known states on both sides of the shift, numbered by its count."""
+        split = int((self.energies_n < self.sigma).sum())
+        kept = slice(max(split - below, 0), split + above)
+        return self._numbered(kept, self.sigma)
+
     def _result(self, low: float, first: int, last: int) -> Eigenpairs:
-        index_n = np.arange(len(self.energies_n)) + 1 + self.counts[low]
-        index_n -= int((self.energies_n < low).sum())
-        kept = (index_n >= first) & (index_n <= last)
+        start = int((self.energies_n < low).sum()) + first - self.counts[low] - 1
+        return self._numbered(slice(start, start + last - first + 1), low)
+
+    def _numbered(self, kept: slice, counted: float) -> Eigenpairs:
+        """Return some of the known states, their indices from the count at an energy."""
+        index_n = np.arange(len(self.energies_n)) + 1 + self.counts[counted]
+        index_n -= int((self.energies_n < counted).sum())
         anchor, count = self.anchor
         return Eigenpairs(
             self.k_c,

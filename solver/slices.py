@@ -110,11 +110,10 @@ def _solve(
     options: KrylovOptions | None,
 ) -> _Slice:
     """Factorise at a shift and find the states around it."""
-    sigma, count, energies_n, residuals_n = states_around(
-        group.pencil, k_c, sigma, SIDE, SIDE, options=options
-    )
-    below = int((energies_n < sigma).sum())
-    return _Slice(sigma, count, count - below + 1, energies_n, residuals_n)
+    found = states_around(group.pencil, k_c, sigma, SIDE, SIDE, options=options)
+    below = int((found.energies_n < found.sigma).sum())
+    first = found.count - below + 1
+    return _Slice(found.sigma, found.count, first, found.energies_n, found.residuals_n)
 
 
 def _check(slices: list[_Slice]) -> None:

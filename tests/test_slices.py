@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -16,7 +19,7 @@ from hamgnn_solve.solver import slices as slices_module
 from hamgnn_solve.solver.bands import BandOptions, solve_bands
 from hamgnn_solve.solver.conditioning import project_dependent_orbitals, smallest_overlap
 from hamgnn_solve.solver.dense import dense_bands, dense_eigenpairs
-from hamgnn_solve.solver.eigenpairs import eigenpairs_between, eigenpairs_near
+from hamgnn_solve.solver.eigenpairs import Eigenpairs, eigenpairs_between, eigenpairs_near
 from hamgnn_solve.solver.groups import pencil_groups
 from hamgnn_solve.solver.slices import sliced_bands
 
@@ -69,13 +72,17 @@ def test_a_slice_that_missed_a_state_is_noticed(monkeypatch: pytest.MonkeyPatch)
     honest = slices_module.states_around
     calls: list[float] = []
 
-    def forgetful(*arguments: object, **options: object) -> tuple:
-        sigma, count, energies_n, residuals_n = honest(*arguments, **options)
-        calls.append(sigma)
-        if len(calls) == 2:
-            middle = int((energies_n < sigma).sum())
-            return sigma, count, np.delete(energies_n, middle), np.delete(residuals_n, middle)
-        return sigma, count, energies_n, residuals_n
+    def forgetful(*arguments: Any, **options: Any) -> Eigenpairs:
+        found = honest(*arguments, **options)
+        calls.append(found.sigma)
+        if len(calls) != 2:
+            return found
+        middle = int((found.energies_n < found.sigma).sum())
+        rest = {
+            name: np.delete(getattr(found, name), middle)
+            for name in ("energies_n", "residuals_n", "band_index_n")
+        }
+        return replace(found, **rest)
 
     monkeypatch.setattr(slices_module, "states_around", forgetful)
     group = pencil_groups(pencil_of(hamiltonian, overlap, COMM, in_turn(36)), 1)

@@ -1,0 +1,309 @@
+"""Bands of a large cell at many k-points from the states of a few real ones.
+
+Where H(k) is complex the factors are those of the embedding, so that one k-point costs as much as
+ten real ones. Here the states of Gamma and of points on the zone's edge, solved in real arithmetic
+with some bands more than wanted, are carried to each k (`anchors`), where the bands are found in
+their span (`reduced_space`). Along a straight piece of a path this is done at a few nodes only,
+whose states span those between them (`path_interpolation`). Errors are estimated from residuals at
+every k; more images of the anchors enter until they are small, and a k-point where that does not
+suffice is solved from factors of its own and becomes an anchor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hamgnn_solve.core.spectrum import KBands
+from hamgnn_solve.core.units import EV_PER_HARTREE
+from hamgnn_solve.solver.anchors import Anchors, real_points
+from hamgnn_solve.solver.conditioning import project_dependent_orbitals
+from hamgnn_solve.solver.eigenpairs import Eigenpairs, eigenpairs_of_bands, states_around
+from hamgnn_solve.solver.krylov import KrylovOptions
+from hamgnn_solve.solver.path_interpolation import Piece, straight_pieces
+from hamgnn_solve.solver.pencil import Pencil, is_real_point
+from hamgnn_solve.solver.reduced_space import ReducedStates, Window, reduced_states
+from hamgnn_solve.solver.shifted_inverse import ShiftedInverse
+
+__all__ = ["Bands", "NotReducibleError", "ReducedSpaceOptions", "reduced_bands"]
+
+# Anchors hold this many times the wanted bands.
+RICHER = 3
+# Images of anchors around a k-point: at first, at most, and vectors at most.
+FEWEST_IMAGES, MOST_IMAGES, MOST_VECTORS = 3, 12, 1500
+# Hartree (30 meV). What has a larger error is no state.
+SPURIOUS = 1.1e-3
+# Hartree. The common gap of all anchors must be wider, or bands could not be numbered between them.
+SMALLEST_GAP = 2e-3
+# No state may come nearer to the middle of that gap than this part of it.
+EMPTY = 0.2
+# Hartree. Windows reach beyond the bands of the anchors by this and the spread of their ends.
+MARGIN = 5e-4
+
+
+@dataclass(frozen=True)
+class ReducedSpaceOptions:
+    """What is needed to carry states from one k to another.
+
+    Parameters
+    ----------
+    fractional_ic : ndarray, shape (N, 3)
+        Places of the atoms in units of the lattice vectors.
+    cell_cc : ndarray, shape (3, 3)
+        Lattice vectors as rows, in Bohr.
+    largest_error : float
+        In Hartree, estimated.
+    """
+
+    fractional_ic: NDArray[np.float64]
+    cell_cc: NDArray[np.float64]
+    largest_error: float
+
+    def __post_init__(self) -> None:
+        if not self.largest_error > 0.0:
+            raise ValueError(f"a largest error of {self.largest_error} Hartree is never reached")
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Which bands are wanted, counted from 1: first..last, of which `middle` is the last filled."""
+
+    first: int
+    middle: int
+    last: int
+
+
+class NotReducibleError(Exception):
+    """Bands cannot be told from the anchors; the message says why."""
+
+
+def reduced_bands(
+    pencil: Pencil,
+    kpoints_kc: NDArray[np.float64],
+    todo: list[int],
+    bands: Bands,
+    start: Callable[[NDArray[np.float64]], float],
+    options: ReducedSpaceOptions,
+    krylov: KrylovOptions,
+    announce: Callable[[str], None],
+) -> Iterator[tuple[int, KBands]]:
+    """Yield the bands of k-points, each once. Collective.
+
+    Parameters
+    ----------
+    pencil : Pencil
+    kpoints_kc : ndarray, shape (K, 3)
+        Fractional k.
+    todo : list of int
+        Which of them.
+    bands : Bands
+    start : callable
+        Returns an energy in the gap at a k-point.
+    options : ReducedSpaceOptions
+    krylov : KrylovOptions
+    announce : callable
+        Told in one sentence what is done.
+
+    Raises
+    ------
+    NotReducibleError
+        When this way does not lead to the bands; what was yielded before holds.
+    InputError
+        As the solver of single k-points.
+    """
+    solver = _ReducedSolver(pencil, kpoints_kc[todo], bands, start, options, krylov)
+    real = [place for place in todo if is_real_point(kpoints_kc[place])]
+    for place in real:
+        yield place, solver.certified(kpoints_kc[place])
+    rest = [place for place in todo if place not in real]
+    largest = 0.0
+    for piece in straight_pieces(kpoints_kc, rest, options.cell_cc):
+        for place, found in solver.piece(piece):
+            if found.error is not None:
+                largest = max(largest, found.error)
+            yield place, found.bands
+    others = f"; {solver.direct} had to be solved one by one" if solver.direct else ""
+    announce(
+        f"bands of {len(rest)} k-points from the states of {len(solver.anchors.states)}, "
+        f"largest estimated error {1e3 * EV_PER_HARTREE * largest:.2g} meV{others}"
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Bands at a k-point, all vectors of the window there, and the largest estimated error."""
+
+    bands: KBands
+    vectors_mn: NDArray[np.complex128]
+    error: float | None
+
+
+class _ReducedSolver:
+    """Anchors that have been solved, and what has been learnt from them."""
+
+    def __init__(
+        self,
+        pencil: Pencil,
+        kpoints_kc: NDArray[np.float64],
+        bands: Bands,
+        start: Callable[[NDArray[np.float64]], float],
+        options: ReducedSpaceOptions,
+        krylov: KrylovOptions,
+    ) -> None:
+        self.pencil, self.bands, self.options, self.krylov = pencil, bands, options, krylov
+        self.start = start
+        reciprocal_cc = np.linalg.inv(options.cell_cc).T
+        candidates_ac = real_points(kpoints_kc)
+        self.anchors = Anchors(
+            pencil, options.fractional_ic, reciprocal_cc, candidates_ac, self.solve_anchor
+        )
+        self.inverse = ShiftedInverse(pencil)
+        self.images = FEWEST_IMAGES
+        self.direct = 0
+        # States wanted under and over the gap, and its middle, once an anchor is solved.
+        self.sides: tuple[int, int] | None = None
+        self.sigma = np.nan
+        self.gap = (-np.inf, np.inf)
+        self.ends = [(np.inf, -np.inf), (np.inf, -np.inf)]
+
+    def solve_anchor(self, k_c: NDArray[np.float64]) -> Eigenpairs:
+        """Return the states around the gap at a k-point, more than are wanted."""
+        pencil, krylov, bands = self.pencil, self.krylov, self.bands
+        if project_dependent_orbitals(pencil, k_c):
+            raise NotReducibleError(f"almost dependent orbitals at k = {k_c}")
+        below, above = bands.middle - bands.first + 1, bands.last - bands.middle
+        if self.sides is None:
+            self.sigma = self.start(k_c)
+            states = states_around(pencil, k_c, self.sigma, 2 * below, 2 * above, options=krylov)
+            self.sides = _balanced(states, below, above, self.anchor_bands)
+            self.sigma = states.sigma
+        else:
+            states = None
+        states = states_around(pencil, k_c, self.sigma, *self.sides, options=krylov, known=states)
+        self._learn(states)
+        return states
+
+    def certified(self, k_c: NDArray[np.float64]) -> KBands:
+        """Return bands of a real point, which becomes an anchor, their number certified."""
+        states = self.solve_anchor(k_c)
+        self.anchors.add(states)
+        return self._counted(states)
+
+    def _counted(self, states: Eigenpairs) -> KBands:
+        """Count at the ends of the wanted bands."""
+        first, last = self.bands.first, self.bands.last
+        found = eigenpairs_of_bands(
+            self.pencil, states.k_c, states.sigma, first, last, options=self.krylov, known=states
+        )
+        return KBands(found.energies_n, found.residuals_n, first)
+
+    def _learn(self, states: Eigenpairs) -> None:
+        """Narrow the common gap and widen the window by the states of an anchor."""
+        energy = dict(zip(states.band_index_n.tolist(), states.energies_n.tolist(), strict=True))
+        bands = self.bands
+        self.gap = (
+            max(self.gap[0], energy[bands.middle]),
+            min(self.gap[1], energy[bands.middle + 1]),
+        )
+        if self.gap[1] - self.gap[0] < SMALLEST_GAP:
+            raise NotReducibleError("the bands have no gap in common, from which they are numbered")
+        self.sigma = 0.5 * (self.gap[0] + self.gap[1])
+        self.ends = [
+            (min(low, energy[band]), max(high, energy[band]))
+            for (low, high), band in zip(self.ends, (bands.first, bands.last), strict=True)
+        ]
+
+    @property
+    def anchor_bands(self) -> int:
+        """Number of bands of an anchor."""
+        return RICHER * (self.bands.last - self.bands.first + 1)
+
+    @property
+    def window(self) -> Window:
+        """Energies between which the wanted bands of any k are looked for."""
+        (low, low_top), (high_bottom, high) = self.ends
+        return Window(low - (low_top - low) - MARGIN, high + (high - high_bottom) + MARGIN)
+
+    def wanted(self, states: ReducedStates) -> tuple[KBands, float] | None:
+        """Number the states by the gap; None where they do not meet the accuracy asked for."""
+        bands, error = self.bands, self.options.largest_error
+        real = states.errors_n < SPURIOUS
+        energies_n = states.energies_n[real]
+        distance = EMPTY * (self.gap[1] - self.gap[0])
+        if (np.abs(energies_n - self.sigma) < distance).any():
+            return None
+        split = int((energies_n < self.sigma).sum())
+        part = slice(split - (bands.middle - bands.first + 1), split + bands.last - bands.middle)
+        if part.start < 0 or part.stop > len(energies_n):
+            return None
+        largest = float(states.errors_n[real][part].max())
+        if largest > error:
+            return None
+        residuals_n = states.residuals_n[real][part]
+        return KBands(energies_n[part], residuals_n, bands.first, certified=False), largest
+
+    def at(self, k_c: NDArray[np.float64]) -> _Found:
+        """Return the bands at one k from the anchors around it, or from factors of its own."""
+        number = self.images
+        while True:
+            images = self.anchors.nearest(k_c, number)
+            many = len(images) > MOST_IMAGES or len(images) * self.anchor_bands > MOST_VECTORS
+            if number > FEWEST_IMAGES and many:
+                break
+            trial_mn = self.anchors.carried(k_c, images)
+            states = reduced_states(self.pencil, k_c, trial_mn, self.window, self.inverse)
+            good = self.wanted(states)
+            if good is not None:
+                self.images = number
+                real = states.errors_n < SPURIOUS
+                return _Found(good[0], states.vectors_mn[:, real], good[1])
+            number = len(images) + 1
+        return self.solved(k_c)
+
+    def solved(self, k_c: NDArray[np.float64]) -> _Found:
+        """Solve a k-point from its own factors; it becomes an anchor."""
+        states = self.solve_anchor(k_c)
+        self.anchors.add(states)
+        self.direct += 1
+        return _Found(self._counted(states), states.vectors_mn.astype(np.complex128), None)
+
+    def piece(self, piece: Piece) -> Iterator[tuple[int, _Found]]:
+        """Yield the bands along a straight piece of the path."""
+        basis = None
+        if piece.nodes_jc is not None:
+            nodes = [self.node(k_c) for k_c in piece.nodes_jc]
+            basis = piece.projected(self.pencil, self.anchors, nodes, self.window, self.inverse)
+        for place, k_c in zip(piece.places, piece.kpoints_kc, strict=True):
+            if basis is not None:
+                good = self.wanted(basis.at(k_c))
+                if good is not None:
+                    yield place, _Found(good[0], np.zeros((0, 0), np.complex128), good[1])
+                    continue
+            yield place, self.at(k_c)
+
+    def node(self, k_c: NDArray[np.float64]) -> NDArray[np.complex128]:
+        """Return the states of the window at a node of a piece."""
+        if is_real_point(k_c):
+            nearest = self.anchors.nearest(k_c, 1)[0]
+            return self.anchors.carried(k_c, [nearest])
+        return self.at(k_c).vectors_mn
+
+
+def _balanced(states: Eigenpairs, below: int, above: int, total: int) -> tuple[int, int]:
+    """Divide `total` states between both sides so that both reach equally far beyond the wanted.
+
+    The density of states beyond those known is taken from the outer half of each side.
+    """
+    split = int((states.energies_n < states.sigma).sum())
+    under, over = states.energies_n[:split][::-1], states.energies_n[split:]
+    sides = []
+    for energies_n, wanted in ((under, below), (over, above)):
+        outer = np.abs(energies_n[wanted - 1 :] - energies_n[wanted - 1])
+        sides.append((len(outer) - 1) / max(float(outer[-1]), 1e-9) if len(outer) > 1 else 0.0)
+    spare = total - below - above
+    share = sides[0] / max(sum(sides), 1e-9)
+    extra = round(spare * min(max(share, 0.15), 0.85))
+    return below + extra, above + spare - extra
