@@ -100,6 +100,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="bands to solve at each k-point, half below the Fermi level (default: %(default)s)",
     )
     parser.add_argument(
+        "--band-error",
+        metavar="EV",
+        type=float,
+        default=SolveOptions.band_error,
+        help="largest estimated error of bands of large cells that are found from the states of a "
+        "few k-points; 0: every k-point is solved by itself (default: %(default)s)",
+    )
+    parser.add_argument(
         "--dos",
         metavar="MESH",
         help="density of states of the whole spectrum with elements and shells, on a k mesh such "
@@ -211,6 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
             kpoints=parsed.kpoints,
             path_spacing=parsed.path_spacing,
             bands=parsed.bands,
+            band_error=parsed.band_error,
             memory_per_rank=parsed.memory_per_rank,
             device=parsed.device,
             write_matrices=parsed.write_matrices,

@@ -33,6 +33,7 @@ class SolveOptions:
     kpoints: str | None = None
     path_spacing: float = 0.04
     bands: int = 40
+    band_error: float = 1e-3
     memory_per_rank: str | None = None
     device: str = "cpu"
     write_matrices: bool = False
@@ -64,6 +65,11 @@ class SolveOptions:
             raise InputError(f"--electrons {self.electrons} must be a positive number.")
         if self.bands < 2:
             raise InputError(f"--bands {self.bands} is too few; ask for at least 2.")
+        if not 0.0 <= self.band_error < 1.0:
+            raise InputError(
+                f"--band-error {self.band_error:g} is no accuracy in eV; write 0.001, or 0 to "
+                "solve every k-point by itself."
+            )
         if not self.path_spacing > 0:
             raise InputError(f"--path-spacing {self.path_spacing} must be a positive number.")
         if self.device not in ("cpu", "cuda"):

@@ -135,6 +135,7 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
     spectrum = solve_spectrum(
         options,
         pencil,
+        structure,
         path,
         electrons,
         inputs,
@@ -232,6 +233,7 @@ def inputs_digest(options: SolveOptions, structure: Structure, path: BandPath, *
         structure.cell_cc,
         path.kpoints_kc,
         options.bands,
+        options.band_error,
         *others,
     )
 
@@ -277,6 +279,11 @@ def _summary_text(summary: dict[str, Any], table: str) -> str:
         f"{summary['solved_kpoints']} k-points; largest residual "
         f"{summary['largest_residual_eV']:.0e} eV",
     ]
+    if summary["largest_error_eV"] > 0.0:
+        lines.append(
+            f"estimated error {summary['largest_error_eV']:.0e} eV where bands come from other "
+            "k-points"
+        )
     if summary["gap_kind"] == "metal":
         lines.append("gap             none at the solved k-points: a band crosses the Fermi level")
     else:

@@ -11,12 +11,15 @@ from hamgnn_solve.cli.stages import Stages
 from hamgnn_solve.core.io.results import BandStore
 from hamgnn_solve.core.observables.band_path import BandPath
 from hamgnn_solve.core.spectrum import KBands, Spectrum
+from hamgnn_solve.core.structure import Structure
+from hamgnn_solve.core.units import EV_PER_HARTREE
 from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.parallel.memory import memory_per_rank
 from hamgnn_solve.solver.bands import BandOptions, solve_bands
 from hamgnn_solve.solver.factorisation import FactorOptions
 from hamgnn_solve.solver.krylov import KrylovOptions
 from hamgnn_solve.solver.pencil import Pencil
+from hamgnn_solve.solver.reduced_bands import ReducedSpaceOptions
 
 __all__ = ["factor_options", "solve_spectrum"]
 
@@ -38,6 +41,7 @@ def factor_options(options: SolveOptions, stages: Stages) -> FactorOptions:
 def solve_spectrum(
     options: SolveOptions,
     pencil: Pencil,
+    structure: Structure,
     path: BandPath,
     electrons: float,
     inputs: str,
@@ -53,6 +57,7 @@ def solve_spectrum(
     ----------
     options : SolveOptions
     pencil : Pencil
+    structure : Structure
     path : BandPath
     electrons : float
     inputs : str
@@ -85,6 +90,11 @@ def solve_spectrum(
         store=keep,
         announce=stages.say,
         groups=options.groups,
+        reduced=ReducedSpaceOptions(
+            structure.fractional_ic, structure.cell_cc, options.band_error / EV_PER_HARTREE
+        )
+        if options.band_error
+        else None,
     )
     with stages.steps("spectrum", len(path.kpoints_kc)) as advance:
         spectrum = solve_bands(

@@ -22,12 +22,16 @@ class KBands:
         Global index of the lowest, counted from 1.
     certified : bool
         Whether counts certify the indices.
+    error : float
+        Largest estimated error of the energies in Hartree, where they come from the states of
+        other k-points; 0 where this one was solved.
     """
 
     energies_n: NDArray[np.float64]
     residuals_n: NDArray[np.float64]
     first_band: int
     certified: bool = True
+    error: float = 0.0
 
     def __post_init__(self) -> None:
         if self.energies_n.shape != self.residuals_n.shape:
@@ -58,7 +62,9 @@ class Spectrum:
         2, or 1 for bands of spinors.
     certified_k : ndarray of bool, shape (K,), optional
         Where the number of bands was certified by counts or all bands are known; by default at
-        every k. Elsewhere band indices follow by continuity.
+        every k. Elsewhere band indices are counted from the gap.
+    errors_k : ndarray, shape (K,), optional
+        Largest estimated error in Hartree at k that were not solved by themselves; by default 0.
     """
 
     kpoints_kc: NDArray[np.float64]
@@ -69,6 +75,7 @@ class Spectrum:
     electrons: float
     electrons_per_band: int = 2
     certified_k: NDArray[np.bool_] | None = None
+    errors_k: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         shape = self.eigenvalues_kn.shape

@@ -166,6 +166,7 @@ def solve_bands(
         electrons,
         per_band,
         np.array([x.certified for x in bands_k]),
+        np.array([x.error for x in bands_k]),
     )
 
 

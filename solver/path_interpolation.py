@@ -37,7 +37,7 @@ FEWEST_NODES = 4
 # Directions of the nodes' states with a smaller share (squared) are left out.
 INDEPENDENT = 1e-5
 # Conjugate-gradient steps of the folded operator.
-STEPS = 2
+STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,14 @@ class ProjectedPiece:
     window: Window
     inverse: ShiftedInverse
 
-    def at(self, k_c: NDArray[np.float64]) -> ReducedStates:
-        """Return the states of the window at a k of the piece. Collective."""
+    def at(self, k_c: NDArray[np.float64], nodes: int) -> ReducedStates:
+        """Return the states of the window at a k of the piece from the nearest nodes. Collective.
+
+        The states of more nodes give better energies until what is no state mixes in.
+        """
         comm, inverse = self.pencil.comm, self.inverse
         place, place_j = self._place(k_c), self._place(self.nodes_jc)
-        # States of the two nodes beside k: more vectors would only add what is no state.
-        beside = np.argsort(np.abs(place_j - place), kind="stable")[:2]
+        beside = np.argsort(np.abs(place_j - place), kind="stable")[:nodes]
         span, _ = np.linalg.qr(np.hstack([self.states_j[j] for j in beside]))
         h, s, square = (span.conj().T @ x @ span for x in self._interpolated(place, place_j))
         energies_n, turn = comm.bcast(

@@ -23,7 +23,7 @@ from hamgnn_solve.solver.anchors import Anchors, real_points
 from hamgnn_solve.solver.conditioning import project_dependent_orbitals
 from hamgnn_solve.solver.eigenpairs import Eigenpairs, eigenpairs_of_bands, states_around
 from hamgnn_solve.solver.krylov import KrylovOptions
-from hamgnn_solve.solver.path_interpolation import Piece, straight_pieces
+from hamgnn_solve.solver.path_interpolation import Piece, ProjectedPiece, straight_pieces
 from hamgnn_solve.solver.pencil import Pencil, is_real_point
 from hamgnn_solve.solver.reduced_space import ReducedStates, Window, reduced_states
 from hamgnn_solve.solver.shifted_inverse import ShiftedInverse
@@ -34,6 +34,10 @@ __all__ = ["Bands", "NotReducibleError", "ReducedSpaceOptions", "reduced_bands"]
 RICHER = 3
 # Images of anchors around a k-point: at first, at most, and vectors at most.
 FEWEST_IMAGES, MOST_IMAGES, MOST_VECTORS = 3, 12, 1500
+# Conjugate-gradient steps of residuals, at least.
+FEWEST_STEPS = 4
+# Nodes of a piece whose states are tried between them.
+NODES_BESIDE = (3, 2)
 # Hartree (30 meV). What has a larger error is no state.
 SPURIOUS = 1.1e-3
 # Hartree. The common gap of all anchors must be wider, or bands could not be numbered between them.
@@ -122,8 +126,7 @@ def reduced_bands(
     largest = 0.0
     for piece in straight_pieces(kpoints_kc, rest, options.cell_cc):
         for place, found in solver.piece(piece):
-            if found.error is not None:
-                largest = max(largest, found.error)
+            largest = max(largest, found.bands.error)
             yield place, found.bands
     others = f"; {solver.direct} had to be solved one by one" if solver.direct else ""
     announce(
@@ -134,11 +137,10 @@ def reduced_bands(
 
 @dataclass(frozen=True)
 class _Found:
-    """Bands at a k-point, all vectors of the window there, and the largest estimated error."""
+    """Bands at a k-point and all vectors of the window there."""
 
     bands: KBands
     vectors_mn: NDArray[np.complex128]
-    error: float | None
 
 
 class _ReducedSolver:
@@ -227,7 +229,7 @@ class _ReducedSolver:
         (low, low_top), (high_bottom, high) = self.ends
         return Window(low - (low_top - low) - MARGIN, high + (high - high_bottom) + MARGIN)
 
-    def wanted(self, states: ReducedStates) -> tuple[KBands, float] | None:
+    def wanted(self, states: ReducedStates) -> KBands | None:
         """Number the states by the gap; None where they do not meet the accuracy asked for."""
         bands, error = self.bands, self.options.largest_error
         real = states.errors_n < SPURIOUS
@@ -243,7 +245,7 @@ class _ReducedSolver:
         if largest > error:
             return None
         residuals_n = states.residuals_n[real][part]
-        return KBands(energies_n[part], residuals_n, bands.first, certified=False), largest
+        return KBands(energies_n[part], residuals_n, bands.first, False, largest)
 
     def at(self, k_c: NDArray[np.float64]) -> _Found:
         """Return the bands at one k from the anchors around it, or from factors of its own."""
@@ -254,12 +256,14 @@ class _ReducedSolver:
             if number > FEWEST_IMAGES and many:
                 break
             trial_mn = self.anchors.carried(k_c, images)
-            states = reduced_states(self.pencil, k_c, trial_mn, self.window, self.inverse)
+            # In a larger space states are told from the rest by sharper residuals.
+            steps = max(FEWEST_STEPS, len(images))
+            states = reduced_states(self.pencil, k_c, trial_mn, self.window, self.inverse, steps)
             good = self.wanted(states)
             if good is not None:
                 self.images = number
                 real = states.errors_n < SPURIOUS
-                return _Found(good[0], states.vectors_mn[:, real], good[1])
+                return _Found(good, states.vectors_mn[:, real])
             number = len(images) + 1
         return self.solved(k_c)
 
@@ -268,7 +272,7 @@ class _ReducedSolver:
         states = self.solve_anchor(k_c)
         self.anchors.add(states)
         self.direct += 1
-        return _Found(self._counted(states), states.vectors_mn.astype(np.complex128), None)
+        return _Found(self._counted(states), states.vectors_mn.astype(np.complex128))
 
     def piece(self, piece: Piece) -> Iterator[tuple[int, _Found]]:
         """Yield the bands along a straight piece of the path."""
@@ -277,12 +281,16 @@ class _ReducedSolver:
             nodes = [self.node(k_c) for k_c in piece.nodes_jc]
             basis = piece.projected(self.pencil, self.anchors, nodes, self.window, self.inverse)
         for place, k_c in zip(piece.places, piece.kpoints_kc, strict=True):
-            if basis is not None:
-                good = self.wanted(basis.at(k_c))
-                if good is not None:
-                    yield place, _Found(good[0], np.zeros((0, 0), np.complex128), good[1])
-                    continue
-            yield place, self.at(k_c)
+            yield place, (basis and self.between_nodes(k_c, basis)) or self.at(k_c)
+
+    def between_nodes(self, k_c: NDArray[np.float64], basis: ProjectedPiece) -> _Found | None:
+        """Return the bands at a k of a piece; None where its nodes do not suffice."""
+        for nodes in NODES_BESIDE:
+            states = basis.at(k_c, nodes)
+            good = self.wanted(states)
+            if good is not None:
+                return _Found(good, states.vectors_mn)
+        return None
 
     def node(self, k_c: NDArray[np.float64]) -> NDArray[np.complex128]:
         """Return the states of the window at a node of a piece."""

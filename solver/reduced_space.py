@@ -86,6 +86,7 @@ def reduced_states(
     trial_mn: NDArray[np.complex128],
     window: Window,
     inverse: ShiftedInverse,
+    steps: int,
 ) -> ReducedStates:
     """Find the states of a window at k in the span of trial vectors. Collective.
 
@@ -97,6 +98,8 @@ def reduced_states(
     trial_mn : ndarray, shape (rows of this rank, m)
     window : Window
     inverse : ShiftedInverse
+    steps : int
+        Of its conjugate gradients.
 
     Returns
     -------
@@ -109,12 +112,14 @@ def reduced_states(
 
     def folded(chosen: NDArray[Any]) -> NDArray[Any]:
         t_mn = (h_mn - window.centre * s_mn) @ chosen
-        return np.asarray(comm.allreduce(t_mn.conj().T @ inverse.times(k_c, t_mn)))
+        return np.asarray(comm.allreduce(t_mn.conj().T @ inverse.times(k_c, t_mn, steps)))
 
     # One rank decides, so that rounding cannot make two ranks keep different states.
     energies_n, turn = comm.bcast(choose_states(h, s, window, inverse.shift, folded))
     h_mn, s_mn, vectors_mn = h_mn @ turn, s_mn @ turn, trial_mn @ turn
-    return assessed(energies_n, vectors_mn, h_mn, s_mn, lambda x: inverse.times(k_c, x), inverse)
+    return assessed(
+        energies_n, vectors_mn, h_mn, s_mn, lambda x: inverse.times(k_c, x, steps), inverse
+    )
 
 
 def assessed(

@@ -18,8 +18,6 @@ __all__ = ["ShiftedInverse"]
 
 # Hartree. Bonds lower the lowest band below the lowest level of a single atom by less than this.
 BONDING = 1.0
-# Conjugate-gradient steps; more do not change which states are chosen (tests/test_reduced.py).
-STEPS = 4
 
 
 class ShiftedInverse:
@@ -76,7 +74,7 @@ class ShiftedInverse:
         return result
 
     def times(
-        self, k_c: Sequence[float] | NDArray[np.float64], x_mn: NDArray[Any], steps: int = STEPS
+        self, k_c: Sequence[float] | NDArray[np.float64], x_mn: NDArray[Any], steps: int
     ) -> NDArray[Any]:
         """Return the approximate inverse times vectors, shape (rows of this rank, n). Collective.
 

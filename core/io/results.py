@@ -38,6 +38,9 @@ def summarise(spectrum: Spectrum) -> dict[str, Any]:
         if spectrum.certified_k is None
         else int(spectrum.certified_k.sum()),
         "largest_residual_eV": in_ev(float(spectrum.residuals_kn.max())),
+        "largest_error_eV": 0.0
+        if spectrum.errors_k is None
+        else in_ev(float(spectrum.errors_k.max())),
     }
 
 
@@ -92,6 +95,7 @@ class BandStore:
                 energies_kn = h5["eigenvalues_eV"][:] / EV_PER_HARTREE - self.energy_shift
                 residuals_kn = h5["residuals_eV"][:] / EV_PER_HARTREE
                 first_k, certified_k = h5["band_index"][:, 0], h5["certified"][:]
+                errors_k = h5["estimated_error_eV"][:] / EV_PER_HARTREE
         except (OSError, KeyError) as error:
             raise InputError(
                 f"{self.file} cannot be read as results of a run ({error}); leave --restart out."
@@ -99,7 +103,11 @@ class BandStore:
         for k in np.flatnonzero(np.isfinite(energies_kn[:, 0])):
             there = np.isfinite(energies_kn[k])
             self.bands[int(k)] = KBands(
-                energies_kn[k][there], residuals_kn[k][there], int(first_k[k]), bool(certified_k[k])
+                energies_kn[k][there],
+                residuals_kn[k][there],
+                int(first_k[k]),
+                bool(certified_k[k]),
+                float(errors_k[k]),
             )
         return dict(self.bands)
 
@@ -110,17 +118,19 @@ class BandStore:
         shape = (len(self.kpoints_kc), width)
         energies_kn, residuals_kn = np.full(shape, np.nan), np.full(shape, np.nan)
         index_kn, certified_k = np.zeros(shape, dtype=np.int64), np.zeros(shape[0], dtype=bool)
+        errors_k = np.zeros(shape[0])
         for k, x in self.bands.items():
             here = (k, slice(len(x.energies_n)))
             energies_kn[here] = (x.energies_n + self.energy_shift) * EV_PER_HARTREE
             residuals_kn[here] = x.residuals_n * EV_PER_HARTREE
             index_kn[k] = x.first_band + np.arange(width)
-            certified_k[k] = x.certified
+            certified_k[k], errors_k[k] = x.certified, x.error * EV_PER_HARTREE
         unfinished = self.file.with_name(self.file.name + ".new")
         with h5py.File(unfinished, "w") as h5:
             h5["kpoints"] = self.kpoints_kc
             h5["eigenvalues_eV"], h5["residuals_eV"] = energies_kn, residuals_kn
             h5["band_index"], h5["certified"] = index_kn, certified_k
+            h5["estimated_error_eV"] = errors_k
             h5.attrs["inputs"] = self.inputs
         unfinished.replace(self.file)
 
@@ -155,7 +165,7 @@ def write_results(
     inputs : str
         What `BandStore` tells runs apart by.
     """
-    certified_k = spectrum.certified_k
+    certified_k, errors_k = spectrum.certified_k, spectrum.errors_k
     with h5py.File(file, "w") as h5:
         h5["kpoints"] = spectrum.kpoints_kc
         h5["eigenvalues_eV"] = spectrum.eigenvalues_kn * EV_PER_HARTREE
@@ -163,6 +173,9 @@ def write_results(
         h5["residuals_eV"] = spectrum.residuals_kn * EV_PER_HARTREE
         h5["certified"] = (
             np.ones(len(spectrum.kpoints_kc), dtype=bool) if certified_k is None else certified_k
+        )
+        h5["estimated_error_eV"] = (
+            np.zeros(len(spectrum.kpoints_kc)) if errors_k is None else errors_k * EV_PER_HARTREE
         )
         h5["path/distance_per_angstrom"] = path.distance_k
         h5["path/label_index"] = np.array([index for index, _ in path.labels], dtype=np.int64)
