@@ -177,14 +177,11 @@ class _ReducedSolver:
         if project_dependent_orbitals(pencil, k_c):
             raise NotReducibleError(f"almost dependent orbitals at k = {k_c}")
         below, above = bands.middle - bands.first + 1, bands.last - bands.middle
+        sides = self.sides or (RICHER * below, RICHER * above)
+        sigma = self.start(k_c) if self.sides is None else self.sigma
+        states = states_around(pencil, k_c, sigma, *sides, options=krylov)
         if self.sides is None:
-            self.sigma = self.start(k_c)
-            states = states_around(pencil, k_c, self.sigma, 2 * below, 2 * above, options=krylov)
             self.sides = _balanced(states, below, above, self.anchor_bands)
-            self.sigma = states.sigma
-        else:
-            states = None
-        states = states_around(pencil, k_c, self.sigma, *self.sides, options=krylov, known=states)
         self._learn(states)
         return states
 
@@ -303,7 +300,7 @@ class _ReducedSolver:
 def _balanced(states: Eigenpairs, below: int, above: int, total: int) -> tuple[int, int]:
     """Divide `total` states between both sides so that both reach equally far beyond the wanted.
 
-    The density of states beyond those known is taken from the outer half of each side.
+    The density of states beyond the wanted ones is taken from those known there.
     """
     split = int((states.energies_n < states.sigma).sum())
     under, over = states.energies_n[:split][::-1], states.energies_n[split:]
