@@ -213,7 +213,9 @@ def _sparse(
     todo = list(todo)
     general = sum(not pencil.is_real_at(kpoints_kc[place]) for place in todo)
     sliced = last - first + 1 > SLICED
-    if options.reduced and general > 1 and not sliced and first <= middle < last:
+    # Spinors have no real k-points and no conjugate states at -k.
+    real = pencil.is_real_at((0.0, 0.0, 0.0))
+    if options.reduced and real and general > 1 and not sliced and first <= middle < last:
         try:
             for place, found in reduced_bands(
                 pencil,

@@ -111,10 +111,10 @@ def reduced_states(
     h, s = (comm.allreduce(trial_mn.conj().T @ x) for x in (h_mn, s_mn))
 
     def folded(chosen: NDArray[Any]) -> NDArray[Any]:
-        t_mn = (h_mn - window.centre * s_mn) @ chosen
+        # One rank decides, so that rounding cannot make two ranks keep different states.
+        t_mn = (h_mn - window.centre * s_mn) @ comm.bcast(chosen)
         return np.asarray(comm.allreduce(t_mn.conj().T @ inverse.times(k_c, t_mn, steps)))
 
-    # One rank decides, so that rounding cannot make two ranks keep different states.
     energies_n, turn = comm.bcast(choose_states(h, s, window, inverse.shift, folded))
     h_mn, s_mn, vectors_mn = h_mn @ turn, s_mn @ turn, trial_mn @ turn
     return assessed(
@@ -149,7 +149,8 @@ def assessed(
     residual_mn = h_mn - s_mn * energies_n
     pairs = ((residual_mn, residual_mn), (s_mn, s_mn), (residual_mn, divide(residual_mn)))
     sums = np.stack([np.einsum("mn,mn->n", x.conj(), y).real for x, y in pairs])
-    residual_n, norm_n, weighted_n = inverse.pencil.comm.allreduce(sums)
+    comm = inverse.pencil.comm
+    residual_n, norm_n, weighted_n = comm.bcast(comm.allreduce(sums))
     scale_n = (energies_n + inverse.shift + MISSING_PART) / MISSING_PART
     return ReducedStates(
         energies_n,

@@ -171,6 +171,7 @@ def test_damaged_weights(
         ("--kpoints", "0 0", "is not a k-point"),
         ("--bands", "1", "at least 2"),
         ("--path-spacing", "0", "positive number"),
+        ("--band-error", "-1", "solve every k-point by itself"),
         ("--memory-per-rank", "lots", "is not a size"),
         pytest.param(
             "--device",

@@ -82,12 +82,13 @@ def test_other_input_is_not_taken_over(
 
 def test_store_keeps_what_it_was_given(tmp_path: Path) -> None:
     file, kpoints = tmp_path / "results.h5", np.zeros((3, 3))
-    bands = KBands(np.array([-0.2, 0.1]), np.array([1e-10, 2e-10]), 7, certified=False)
+    bands = KBands(np.array([-0.2, 0.1]), np.array([1e-10, 2e-10]), 7, certified=False, error=3e-5)
     BandStore(file, kpoints, 2, "here", 0.05).store(1, bands)
     read = BandStore(file, kpoints, 2, "here", 0.05).read()
     assert list(read) == [1]
     assert read[1].energies_n == pytest.approx(bands.energies_n, abs=1e-15)
     assert (read[1].first_band, read[1].certified) == (7, False)
+    assert read[1].error == pytest.approx(3e-5, rel=1e-12)
     file.write_bytes(b"damaged")
     with pytest.raises(InputError, match="cannot be read"):
         BandStore(file, kpoints, 2, "here").read()
