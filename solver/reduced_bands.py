@@ -121,7 +121,9 @@ def reduced_bands(
     solver = _ReducedSolver(pencil, kpoints_kc[todo], bands, start, options, krylov)
     real = [place for place in todo if is_real_point(kpoints_kc[place])]
     for place in real:
-        yield place, solver.certified(kpoints_kc[place])
+        states = solver.states_at(kpoints_kc[place])
+        yield place, solver.counted(states)
+        solver.adopt(states)
     rest = [place for place in todo if place not in real]
     largest = 0.0
     for piece in straight_pieces(kpoints_kc, rest, options.cell_cc):
@@ -160,7 +162,7 @@ class _ReducedSolver:
         reciprocal_cc = np.linalg.inv(options.cell_cc).T
         candidates_ac = real_points(kpoints_kc)
         self.anchors = Anchors(
-            pencil, options.fractional_ic, reciprocal_cc, candidates_ac, self.solve_anchor
+            pencil, options.fractional_ic, reciprocal_cc, candidates_ac, self.anchor
         )
         self.inverse = ShiftedInverse(pencil)
         self.images = FEWEST_IMAGES
@@ -171,7 +173,7 @@ class _ReducedSolver:
         self.gap = (-np.inf, np.inf)
         self.ends = [(np.inf, -np.inf), (np.inf, -np.inf)]
 
-    def solve_anchor(self, k_c: NDArray[np.float64]) -> Eigenpairs:
+    def states_at(self, k_c: NDArray[np.float64]) -> Eigenpairs:
         """Return the states around the gap at a k-point, more than are wanted."""
         pencil, krylov, bands = self.pencil, self.krylov, self.bands
         if project_dependent_orbitals(pencil, k_c):
@@ -182,17 +184,22 @@ class _ReducedSolver:
         states = states_around(pencil, k_c, sigma, *sides, options=krylov)
         if self.sides is None:
             self.sides = _balanced(states, below, above, self.anchor_bands)
+            self.sigma = states.sigma
+        return states
+
+    def anchor(self, k_c: NDArray[np.float64]) -> Eigenpairs:
+        """Return the states of an anchor that is asked for."""
+        states = self.states_at(k_c)
         self._learn(states)
         return states
 
-    def certified(self, k_c: NDArray[np.float64]) -> KBands:
-        """Return bands of a real point, which becomes an anchor, their number certified."""
-        states = self.solve_anchor(k_c)
+    def adopt(self, states: Eigenpairs) -> None:
+        """Make a solved k-point an anchor."""
+        self._learn(states)
         self.anchors.add(states)
-        return self._counted(states)
 
-    def _counted(self, states: Eigenpairs) -> KBands:
-        """Count at the ends of the wanted bands."""
+    def counted(self, states: Eigenpairs) -> KBands:
+        """Return the wanted bands among some states, certified by counts at their ends."""
         first, last = self.bands.first, self.bands.last
         found = eigenpairs_of_bands(
             self.pencil, states.k_c, states.sigma, first, last, options=self.krylov, known=states
@@ -266,10 +273,10 @@ class _ReducedSolver:
 
     def solved(self, k_c: NDArray[np.float64]) -> _Found:
         """Solve a k-point from its own factors; it becomes an anchor."""
-        states = self.solve_anchor(k_c)
-        self.anchors.add(states)
+        states = self.states_at(k_c)
+        self.adopt(states)
         self.direct += 1
-        return _Found(self._counted(states), states.vectors_mn.astype(np.complex128))
+        return _Found(self.counted(states), states.vectors_mn.astype(np.complex128))
 
     def piece(self, piece: Piece) -> Iterator[tuple[int, _Found]]:
         """Yield the bands along a straight piece of the path."""
