@@ -24,6 +24,7 @@ from hamgnn_solve.solver.reduced_space import (
     assessed,
     choose_states,
     products,
+    reduced_states,
 )
 from hamgnn_solve.solver.shifted_inverse import ShiftedInverse
 
@@ -131,10 +132,8 @@ class ProjectedPiece:
         The states of more nodes give better energies until what is no state mixes in.
         """
         comm, inverse = self.pencil.comm, self.inverse
-        place, place_j = self._place(k_c), self._place(self.nodes_jc)
-        beside = np.argsort(np.abs(place_j - place), kind="stable")[:nodes]
-        span, _ = np.linalg.qr(np.hstack([self.states_j[j] for j in beside]))
-        h, s, square = (span.conj().T @ x @ span for x in self._interpolated(place, place_j))
+        span = self._span(k_c, nodes)
+        h, s, square = (span.conj().T @ x @ span for x in self._interpolated(k_c))
         energies_n, turn = comm.bcast(
             choose_states(h, s, self.window, inverse.shift, lambda c: c.conj().T @ square @ c)
         )
@@ -142,16 +141,28 @@ class ProjectedPiece:
         h_mn, s_mn = products(self.pencil, k_c, vectors_mn)
         return assessed(energies_n, vectors_mn, h_mn, s_mn, inverse.by_atoms, inverse)
 
+    def without_interpolation(
+        self, k_c: NDArray[np.float64], nodes: int, steps: int
+    ) -> ReducedStates:
+        """Return the same from H(k) and S(k) themselves, folded in more steps. Collective."""
+        trial_mn = self.anchors.phase(k_c)[:, None] * (self.basis_mn @ self._span(k_c, nodes))
+        return reduced_states(self.pencil, k_c, trial_mn, self.window, self.inverse, steps)
+
+    def _span(self, k_c: NDArray[np.float64], nodes: int) -> NDArray[np.complex128]:
+        """Return coefficients of orthonormal vectors that span the states of the nearest nodes."""
+        distance_j = np.abs(self._place(self.nodes_jc) - self._place(k_c))
+        beside = np.argsort(distance_j, kind="stable")[:nodes]
+        return np.linalg.qr(np.hstack([self.states_j[j] for j in beside]))[0]
+
     def _place(self, k_c: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return places on the piece, 0 and 1 at its ends."""
         line_c = self.nodes_jc[-1] - self.nodes_jc[0]
         return np.asarray((k_c - self.nodes_jc[0]) @ line_c / (line_c @ line_c))
 
-    def _interpolated(
-        self, place: NDArray[np.float64], place_j: NDArray[np.float64]
-    ) -> NDArray[np.complex128]:
-        """Return the three matrices at a place of the piece by the barycentric formula."""
-        difference_j = place - place_j
+    def _interpolated(self, k_c: NDArray[np.float64]) -> NDArray[np.complex128]:
+        """Return the three matrices at a k of the piece by the barycentric formula."""
+        place_j = self._place(self.nodes_jc)
+        difference_j = self._place(k_c) - place_j
         there = np.flatnonzero(np.abs(difference_j) < 1e-9)
         if len(there):
             return self.matrices[there[0]]

@@ -34,10 +34,11 @@ __all__ = ["Bands", "NotReducibleError", "ReducedSpaceOptions", "reduced_bands"]
 RICHER = 3
 # Images of anchors around a k-point: at first, at most, and vectors at most.
 FEWEST_IMAGES, MOST_IMAGES, MOST_VECTORS = 3, 12, 1500
-# Conjugate-gradient steps of residuals, at least.
+# Conjugate-gradient steps of residuals from anchors, at least, and beside nodes.
 FEWEST_STEPS = 4
+MORE_STEPS = 8
 # Nodes of a piece whose states are tried between them.
-NODES_BESIDE = (3, 2)
+NODES_BESIDE = (3, 2, 4)
 # Hartree (30 meV). What has a larger error is no state.
 SPURIOUS = 1.1e-3
 # Hartree. The common gap of all anchors must be wider, or bands could not be numbered between them.
@@ -289,11 +290,16 @@ class _ReducedSolver:
 
     def between_nodes(self, k_c: NDArray[np.float64], basis: ProjectedPiece) -> _Found | None:
         """Return the bands at a k of a piece; None where its nodes do not suffice."""
-        for nodes in NODES_BESIDE:
-            states = basis.at(k_c, nodes)
-            good = self.wanted(states)
-            if good is not None:
-                return _Found(good, states.vectors_mn)
+        for steps in (0, MORE_STEPS):
+            for nodes in NODES_BESIDE:
+                states = (
+                    basis.without_interpolation(k_c, nodes, steps)
+                    if steps
+                    else basis.at(k_c, nodes)
+                )
+                good = self.wanted(states)
+                if good is not None:
+                    return _Found(good, states.vectors_mn)
         return None
 
     def node(self, k_c: NDArray[np.float64]) -> NDArray[np.complex128]:
