@@ -119,7 +119,7 @@ def reduced_bands(
     InputError
         As the solver of single k-points.
     """
-    solver = _ReducedSolver(pencil, kpoints_kc[todo], bands, start, options, krylov)
+    solver = _ReducedSolver(pencil, kpoints_kc[todo], bands, start, options, krylov, announce)
     real = [place for place in todo if is_real_point(kpoints_kc[place])]
     for place in real:
         states = solver.states_at(kpoints_kc[place])
@@ -157,9 +157,10 @@ class _ReducedSolver:
         start: Callable[[NDArray[np.float64]], float],
         options: ReducedSpaceOptions,
         krylov: KrylovOptions,
+        announce: Callable[[str], None],
     ) -> None:
         self.pencil, self.bands, self.options, self.krylov = pencil, bands, options, krylov
-        self.start = start
+        self.start, self.announce = start, announce
         reciprocal_cc = np.linalg.inv(options.cell_cc).T
         candidates_ac = real_points(kpoints_kc)
         self.anchors = Anchors(
@@ -283,8 +284,10 @@ class _ReducedSolver:
         """Yield the bands along a straight piece of the path."""
         basis = None
         if piece.nodes_jc is not None:
-            nodes = [self.node(k_c) for k_c in piece.nodes_jc]
-            basis = piece.projected(self.pencil, self.anchors, nodes, self.window, self.inverse)
+            number, nodes = len(piece.places), len(piece.nodes_jc)
+            self.announce(f"{number} k-points on a line: states at {nodes} nodes first")
+            states = [self.node(k_c) for k_c in piece.nodes_jc]
+            basis = piece.projected(self.pencil, self.anchors, states, self.window, self.inverse)
         for place, k_c in zip(piece.places, piece.kpoints_kc, strict=True):
             yield place, (basis and self.between_nodes(k_c, basis)) or self.at(k_c)
 
