@@ -29,8 +29,8 @@ INDEPENDENT = 1e-7
 RITZ_MARGIN, FOLDED_MARGIN = 1.2, 1.15
 # Hartree. Added to both.
 MARGIN = 4e-4
-# Hartree (10 eV). Energy above the window at which the missing part of a state lies; errors of
-# energies of the twisted bilayers lie within a factor of three below or above (bench/RESULTS.md).
+# Hartree (10 eV). Energy above the window at which the missing part of a state is taken to lie;
+# decision 14 compares estimates with errors.
 MISSING_PART = 0.3675
 # Vectors multiplied at once.
 COLUMNS = 128
