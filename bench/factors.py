@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from stages import measured
+from measured import measured
 
 from hamgnn_solve.core.io.operator_file import read_operator_file
 from hamgnn_solve.solver.factorisation import FactorOptions
