@@ -32,6 +32,8 @@ from hamgnn_solve.core.network.hamgnn_v2 import HamiltonianNetworkV2
 from hamgnn_solve.core.structure import Structure
 
 __all__ = [
+    "GPAW_DATA",
+    "OPENMX",
     "Model",
     "built_in_model",
     "check_new_folder",

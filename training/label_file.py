@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import h5py
@@ -11,9 +11,12 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from hamgnn_solve.core.model import GPAW_DATA
 from hamgnn_solve.training.gpaw_blocks import bloch_sum
 
 __all__ = ["Label", "band_energies", "dense_blocks", "read_label", "write_label"]
+
+NOT_DETAILS = ("name", "symbols", "recipe", "basis", "species")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ class Label:
     details : dict
         electrons, fermi_level and energy (Hartree), gap (Hartree), scf_steps, gpts, kpts,
         eigenvalue_error_eV, seconds.
+    basis : str
+        Where the orbitals come from: "gpaw-data" or "openmx".
+    species : dict of str to str
+        Data set of each element there, by symbol ("Mo.6", "Mo7.0-s3p2d1").
+    h0_values : ndarray, shape as `h_values`, optional
+        H0 in Hartree, what a network that predicts H - H0 is given; none in the built-in basis.
     """
 
     symbols: tuple[str, ...]
@@ -61,14 +70,17 @@ class Label:
     kpoints_kc: NDArray[np.float64]
     eigenvalues_kn: NDArray[np.float64]
     details: dict[str, Any]
+    basis: str = GPAW_DATA
+    species: dict[str, str] = field(default_factory=dict)
+    h0_values: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         size = int((self.norb_i[self.first_p] * self.norb_i[self.second_p]).sum())
-        if self.h_values.shape != (size,) or self.s_values.shape != (size,):
-            raise ValueError(
-                f"{len(self.first_p)} pairs hold {size} values, not {self.h_values.shape} for H "
-                f"and {self.s_values.shape} for S"
-            )
+        for name, values in (("H", self.h_values), ("S", self.s_values), ("H0", self.h0_values)):
+            if values is not None and values.shape != (size,):
+                raise ValueError(
+                    f"{len(self.first_p)} pairs hold {size} values, not {values.shape} for {name}"
+                )
 
 
 def dense_blocks(
@@ -126,6 +138,8 @@ def write_label(file: h5py.File, name: str, label: Label, entry: dict[str, Any])
     group.attrs["name"] = name
     group.attrs["symbols"] = list(label.symbols)
     group.attrs["recipe"] = json.dumps(entry)
+    group.attrs["basis"] = label.basis
+    group.attrs["species"] = json.dumps(label.species)
     for key, value in label.details.items():
         group.attrs[key] = value
     for key in (
@@ -135,6 +149,8 @@ def write_label(file: h5py.File, name: str, label: Label, entry: dict[str, Any])
         group[key] = getattr(label, key)
     group.create_dataset("H_values", data=label.h_values)
     group.create_dataset("S_values", data=label.s_values)
+    if label.h0_values is not None:
+        group.create_dataset("H0_values", data=label.h0_values)
     file.move(unfinished, name)
     file.flush()
 
@@ -148,13 +164,14 @@ def read_label(group: h5py.Group) -> Label:
             "kpoints_kc", "eigenvalues_kn",
         )
     }  # fmt: skip
-    details = {
-        key: value for key, value in group.attrs.items() if key not in ("name", "symbols", "recipe")
-    }
+    details = {key: value for key, value in group.attrs.items() if key not in NOT_DETAILS}
     return Label(
         symbols=tuple(group.attrs["symbols"]),
         h_values=group["H_values"][...],
         s_values=group["S_values"][...],
         details=details,
+        basis=str(group.attrs["basis"]),
+        species=json.loads(group.attrs["species"]),
+        h0_values=group["H0_values"][...] if "H0_values" in group else None,
         **arrays,
     )

@@ -95,6 +95,10 @@ class LabelSettings:
         if min(numbers) <= 0:
             raise InputError(f"Every number of the label settings must be positive: {self}.")
 
+    def data_set(self, symbol: str) -> str:
+        """Return the name of an element's data set in the built-in basis."""
+        return f"{symbol}.{self.setups[symbol]}" if symbol in self.setups else symbol
+
     def grid_points(self, atoms: Atoms) -> tuple[int, int, int]:
         """Return the number of grid points along the three axes of `atoms`."""
         spacing = self.reference_length / self.gpts
@@ -185,6 +189,7 @@ def label_structure(atoms: Atoms, settings: LabelSettings | None = None) -> Labe
         kpoints_kc=kpoints_kc,
         eigenvalues_kn=eigenvalues_kn,
         details=details,
+        species={symbol: settings.data_set(symbol) for symbol in sorted(set(atoms.symbols))},
     )
 
 
