@@ -31,7 +31,8 @@ def test_recipe_atom_counts_and_distances() -> None:
     copies = {"1x1": 1, "rectangular": 2, "2x2": 4}
     structures = read_recipe(RECIPE)
     assert len(structures) >= 56
-    for name, atoms, entry in structures:
+    for one in structures:
+        name, atoms, entry = one.name, one.build(), {"supercell": "1x1", **one.entry}
         assert len(atoms) == 3 * len(entry["layers"]) * copies[entry["supercell"]], name
         distance_ij = atoms.get_all_distances(mic=True) + 9.0 * np.eye(len(atoms))
         # Undistorted bonds are 2.41 Angstrom; sigma = 0.1 shortens the shortest one to 2.02.

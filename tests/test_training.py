@@ -24,10 +24,10 @@ from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.pairs import PairList, find_pairs, onsite_pairs
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.training import train as train_module
-from hamgnn_solve.training.dataset import bloch_matrix, label_operators, training_structure
+from hamgnn_solve.training.dataset import bloch_matrix, training_structure
 from hamgnn_solve.training.evaluate import evaluate, summary
 from hamgnn_solve.training.evaluate import main as evaluate_command
-from hamgnn_solve.training.label_file import Label, write_label
+from hamgnn_solve.training.label_file import Label, label_operators, write_label
 from hamgnn_solve.training.loss import HamiltonianLoss, aligned_error, state_error
 from hamgnn_solve.training.train import TrainingRecipe, read_training_recipe, train
 

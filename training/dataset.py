@@ -15,15 +15,17 @@ from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.network.graph import PairGraph
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.pairs import PairList, find_pairs, onsite_pairs
-from hamgnn_solve.core.structure import Structure
-from hamgnn_solve.training.label_file import Label, read_label
+from hamgnn_solve.training.label_file import (
+    Label,
+    label_operators,
+    label_structure_of,
+    read_label,
+)
 
 __all__ = [
     "BandStates",
     "TrainingStructure",
     "bloch_matrix",
-    "label_operators",
-    "label_structure_of",
     "read_labels",
     "training_structure",
 ]
@@ -111,24 +113,6 @@ class TrainingStructure:
     def distance_q(self) -> torch.Tensor:
         """Distance of each block's atoms in Bohr, zero on site."""
         return torch.cat([self.pairs.distance.new_zeros(self.natoms), self.pairs.distance])
-
-
-def label_structure_of(label: Label) -> Structure:
-    """Return the structure of a label."""
-    return Structure(label.symbols, label.positions_ic, label.cell_cc)
-
-
-def label_operators(label: Label) -> tuple[BlockOperator, BlockOperator]:
-    """Return Hamiltonian (Hartree) and overlap of a label with all their blocks."""
-    first, second = label.first_p.astype(np.int64), label.second_p.astype(np.int64)
-    shift_pc = label.shift_pc.astype(np.int64)
-    vector_pc = label.positions_ic[second] + shift_pc @ label.cell_cc - label.positions_ic[first]
-    pairs = PairList(first, second, shift_pc, vector_pc)
-    norb_i = label.norb_i.astype(np.int64)
-    return (
-        BlockOperator(pairs, norb_i, label.h_values),
-        BlockOperator(pairs, norb_i, label.s_values),
-    )
 
 
 def bloch_matrix(operator: BlockOperator, kpoint_c: NDArray[np.float64]) -> NDArray[np.complex128]:

@@ -25,8 +25,13 @@ from hamgnn_solve.core.model import Model, load_model, save_model
 from hamgnn_solve.core.network.predict import predict
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.units import EV_PER_HARTREE
-from hamgnn_solve.training.dataset import bloch_matrix, label_operators, label_structure_of
-from hamgnn_solve.training.label_file import Label, read_label
+from hamgnn_solve.training.dataset import bloch_matrix
+from hamgnn_solve.training.label_file import (
+    Label,
+    label_operators,
+    label_structure_of,
+    read_label,
+)
 
 __all__ = ["Errors", "evaluate", "summary"]
 

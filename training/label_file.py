@@ -12,9 +12,20 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.model import GPAW_DATA
+from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.pairs import PairList
+from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.training.gpaw_blocks import bloch_sum
 
-__all__ = ["Label", "band_energies", "dense_blocks", "read_label", "write_label"]
+__all__ = [
+    "Label",
+    "band_energies",
+    "dense_blocks",
+    "label_operators",
+    "label_structure_of",
+    "read_label",
+    "write_label",
+]
 
 NOT_DETAILS = ("name", "symbols", "recipe", "basis", "species")
 
@@ -113,6 +124,24 @@ def band_energies(label: Label, kpoints_kc: NDArray[np.float64]) -> NDArray[np.f
             )
             for kpoint_c in kpoints_kc
         ]
+    )
+
+
+def label_structure_of(label: Label) -> Structure:
+    """Return the structure of a label."""
+    return Structure(label.symbols, label.positions_ic, label.cell_cc)
+
+
+def label_operators(label: Label) -> tuple[BlockOperator, BlockOperator]:
+    """Return Hamiltonian (Hartree) and overlap of a label with all their blocks."""
+    first, second = label.first_p.astype(np.int64), label.second_p.astype(np.int64)
+    shift_pc = label.shift_pc.astype(np.int64)
+    vector_pc = label.positions_ic[second] + shift_pc @ label.cell_cc - label.positions_ic[first]
+    pairs = PairList(first, second, shift_pc, vector_pc)
+    norb_i = label.norb_i.astype(np.int64)
+    return (
+        BlockOperator(pairs, norb_i, label.h_values),
+        BlockOperator(pairs, norb_i, label.s_values),
     )
 
 

@@ -4,19 +4,17 @@ GPAW (LCAO mode, PBE, the pseudo-atomic ``dzp`` basis) is run as an independent 
 potential, atomic corrections and two-centre integrals are collected into real-space blocks, and
 the blocks are accepted only when they reproduce GPAW's own eigenvalues at every k-point.
 
-The command ``python -m hamgnn_solve.training.labels RECIPE --out FILE.h5`` labels a recipe (YAML,
-see `recipe`) or one structure file. Each structure becomes a group of the HDF5 file, and a run
-that was stopped goes on where it ended.
+Each structure becomes a group of an HDF5 file, and a run that was stopped goes on where it ended.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +22,25 @@ import h5py
 import numpy as np
 import scipy.linalg
 from ase import Atoms
-from ase.io import read
 from numpy.typing import NDArray
 
+from hamgnn_solve.core.basis.gpaw_data import built_in_basis
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.core.units import EV_PER_HARTREE
+from hamgnn_solve.core.integrals.overlap import overlap
+from hamgnn_solve.core.pairs import find_pairs
+from hamgnn_solve.core.structure import Structure
+from hamgnn_solve.core.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 from hamgnn_solve.training.gpaw_blocks import bloch_sum, cut_into_pairs, extract_blocks
 from hamgnn_solve.training.grid_sums import GridSums
-from hamgnn_solve.training.label_file import Label, read_label, write_label
-from hamgnn_solve.training.recipe import center_slab, read_recipe
+from hamgnn_solve.training.label_file import Label, label_operators, label_structure_of, write_label
+from hamgnn_solve.training.recipe import RecipeStructure
 
-__all__ = ["Label", "LabelSettings", "label_all", "label_structure", "read_label"]
+__all__ = ["LabelSettings", "label_all", "label_structure"]
 
 LARGEST_EIGENVALUE_ERROR_EV = 1e-5
 LONGEST_WAIT = 600.0
-CSV_COLUMNS = (
-    "name",
-    "natoms",
-    "layers",
-    "gpts",
-    "kpts",
-    "scf_steps",
-    "seconds",
-    "eigenvalue_error_eV",
-    "gap_eV",
-    "energy_eV",
-)
+# GPAW tabulates its two-centre integrals; next to zinc that costs 2.5e-6, without it 2e-7.
+LARGEST_OVERLAP_ERROR = 5e-6
 
 
 @dataclass(frozen=True)
@@ -71,6 +62,9 @@ class LabelSettings:
         Width of the Fermi-Dirac occupations in eV.
     density_convergence : float
         Largest change of the density per valence electron in the last step.
+    least_gap : float, optional
+        Refuse structures whose gap in eV is smaller: frameworks that lack hydrogen atoms come out
+        as metals.
     setups : dict
         GPAW setup of the elements that do not use the default one.
     """
@@ -81,6 +75,7 @@ class LabelSettings:
     open_spacing: float = 0.15
     fermi_width: float = 0.05
     density_convergence: float = 1e-6
+    least_gap: float | None = None
     setups: dict[str, str] = field(default_factory=lambda: {"Mo": "6", "W": "6"})
 
     def __post_init__(self) -> None:
@@ -95,9 +90,12 @@ class LabelSettings:
         if min(numbers) <= 0:
             raise InputError(f"Every number of the label settings must be positive: {self}.")
 
-    def data_set(self, symbol: str) -> str:
-        """Return the name of an element's data set in the built-in basis."""
-        return f"{symbol}.{self.setups[symbol]}" if symbol in self.setups else symbol
+    def species(self, atoms: Atoms) -> dict[str, str]:
+        """Return the data set in the built-in basis of each element of `atoms`."""
+        return {
+            symbol: f"{symbol}.{self.setups[symbol]}" if symbol in self.setups else symbol
+            for symbol in sorted(set(atoms.get_chemical_symbols()))
+        }
 
     def grid_points(self, atoms: Atoms) -> tuple[int, int, int]:
         """Return the number of grid points along the three axes of `atoms`."""
@@ -129,13 +127,21 @@ def label_structure(atoms: Atoms, settings: LabelSettings | None = None) -> Labe
     Raises
     ------
     InputError
-        If the calculation does not converge.
+        If GPAW is missing, an open axis has too little vacuum, the calculation does not converge,
+        or its gap is smaller than the settings allow.
     RuntimeError
-        If the blocks do not reproduce GPAW's eigenvalues to 1e-5 eV.
+        If the blocks do not reproduce GPAW's eigenvalues to 1e-5 eV, or their overlap differs from
+        ours by more than 5e-6.
     """
-    from gpaw import KohnShamConvergenceError
+    try:
+        from gpaw import KohnShamConvergenceError
+    except ImportError as error:
+        raise InputError(
+            "Labels come from GPAW, which is not installed; see docs/models.md for how."
+        ) from error
 
     settings = settings or LabelSettings()
+    _check_vacuum(atoms, settings)
     start = time.perf_counter()
     calculator = _calculator(atoms, settings)
     calculator.create_new_calculation(atoms)
@@ -164,7 +170,7 @@ def label_structure(atoms: Atoms, settings: LabelSettings | None = None) -> Labe
     first_p, second_p, shift_pc, h_values, s_values = cut_into_pairs(shift_xc, h_xmm, s_xmm, norb_i)
     electrons = float(sum(setup.Nv for setup in dft.setups))
     occupied = round(electrons / 2)
-    details = {
+    details: dict[str, Any] = {
         "electrons": electrons,
         "fermi_level": float(dft.ibzwfs.fermi_level),
         "energy": float(dft.results["energy"]),
@@ -175,7 +181,10 @@ def label_structure(atoms: Atoms, settings: LabelSettings | None = None) -> Labe
         "eigenvalue_error_eV": miss,
         "seconds": time.perf_counter() - start,
     }
-    return Label(
+    gap = details["gap"] * EV_PER_HARTREE
+    if settings.least_gap is not None and gap < settings.least_gap:
+        raise InputError(f"its gap of {gap:.2f} eV is below {settings.least_gap:g} eV")
+    label = Label(
         symbols=tuple(atoms.get_chemical_symbols()),
         positions_ic=positions_ic,
         cell_cc=dft.density.nt_sR.desc.cell_cv.copy(),
@@ -189,8 +198,46 @@ def label_structure(atoms: Atoms, settings: LabelSettings | None = None) -> Labe
         kpoints_kc=kpoints_kc,
         eigenvalues_kn=eigenvalues_kn,
         details=details,
-        species={symbol: settings.data_set(symbol) for symbol in sorted(set(atoms.symbols))},
+        species=settings.species(atoms),
     )
+    difference = overlap_error(label)
+    if difference > LARGEST_OVERLAP_ERROR:
+        raise RuntimeError(
+            f"the overlap of {atoms.get_chemical_formula()} differs from ours by {difference:.1e}"
+        )
+    return replace(label, details={**details, "overlap_error": difference})
+
+
+def overlap_error(label: Label) -> float:
+    """Return the largest deviation of a label's overlap from that of `core.integrals.overlap`."""
+    structure = label_structure_of(label)
+    basis = built_in_basis(label.species)
+    ours = overlap(structure, basis, np.arange(structure.natoms, dtype=np.int64))
+    theirs = label_operators(label)[1]
+    place_p = theirs.pairs.position_of(ours.pairs)
+    largest = 0.0
+    for chosen, rows, columns in ours.groups():
+        blocks = ours.blocks(chosen, rows, columns)
+        stored = place_p[chosen] >= 0
+        blocks[stored] -= theirs.blocks(place_p[chosen[stored]], rows, columns)
+        largest = max(largest, float(np.abs(blocks).max()))
+    return largest
+
+
+def _check_vacuum(atoms: Atoms, settings: LabelSettings) -> None:
+    """Refuse cells whose images along open axes would be within orbital range."""
+    structure = Structure(
+        tuple(atoms.get_chemical_symbols()),
+        atoms.positions / ANGSTROM_PER_BOHR,
+        np.asarray(atoms.cell) / ANGSTROM_PER_BOHR,
+    )
+    basis = built_in_basis(settings.species(atoms))
+    pairs = find_pairs(structure, basis.cutoff_i(structure))
+    if (pairs.shift_pc[:, ~np.array(atoms.pbc)] != 0).any():
+        raise InputError(
+            f"{atoms.get_chemical_formula()} reaches its own images across the open axes; give it "
+            "more vacuum."
+        )
 
 
 def _per_axis(numbers: Iterator[int]) -> tuple[int, int, int]:
@@ -247,61 +294,95 @@ def _eigenvalue_error(
     return float(max(errors))
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one structure: a label, or the reason why there is none."""
+
+    name: str
+    entry: dict[str, Any]
+    label: Label | None
+    reason: str = ""
+
+
 def label_all(
-    structures: list[tuple[str, Atoms, dict[str, Any]]],
+    structures: list[RecipeStructure],
     out: Path,
     settings: LabelSettings,
     table: Path | None = None,
     jobs: int = 1,
-) -> int:
-    """Label structures that `out` does not hold yet; return how many were added.
+    retry: bool = False,
+) -> tuple[int, int]:
+    """Label structures that `out` does not hold yet.
 
     Parameters
     ----------
-    structures : list of (name, Atoms, entry)
+    structures : list of RecipeStructure
         What to label, in order.
     out : Path
-        HDF5 file, created or appended to after every structure.
+        HDF5 file, created or appended to after every structure. Beside it, ``OUT.failed.csv``
+        gets the names and reasons of structures that could not be labelled.
     settings : LabelSettings
         Sampling.
     table : Path, optional
         CSV file that gets one row a label.
     jobs : int
         Number of structures calculated at the same time, each on one core.
+    retry : bool
+        Try structures again that failed before.
+
+    Returns
+    -------
+    (int, int)
+        How many were added and how many failed.
     """
+    failures = out.with_name(f"{out.stem}.failed.csv")
+    if retry:
+        failures.unlink(missing_ok=True)
+    failed = {row["name"] for row in _rows(failures)}
     with _open_when_free(out) as file:
-        missing = [item for item in structures if item[0] not in file]
-    if jobs == 1:
-        labels = (label_structure(atoms, settings) for _, atoms, _ in missing)
-        return _store(missing, labels, out, table)
-    with ProcessPoolExecutor(jobs) as pool:
-        return _store(
-            missing,
-            pool.map(label_structure, [item[1] for item in missing], [settings] * len(missing)),
-            out,
-            table,
-        )
-
-
-def _store(
-    structures: list[tuple[str, Atoms, dict[str, Any]]],
-    labels: Iterator[Label],
-    out: Path,
-    table: Path | None,
-) -> int:
-    for (name, _, entry), label in zip(structures, labels, strict=True):
+        missing = [one for one in structures if one.name not in file and one.name not in failed]
+    counts = [0, 0]
+    for outcome in _outcomes(missing, settings, jobs):
+        if outcome.label is None:
+            append_row(failures, {"name": outcome.name, "reason": outcome.reason})
+            print(f"{outcome.name}: FAILED, {outcome.reason}", flush=True)
+            counts[1] += 1
+            continue
         # Opened for this write only, so that a reader can use the file in between.
         with _open_when_free(out) as file:
-            write_label(file, name, label, entry)
+            write_label(file, outcome.name, outcome.label, outcome.entry)
         if table is not None:
-            _append_row(table, name, label, entry)
-        details = label.details
+            append_row(table, _table_row(outcome.name, outcome.label))
+        counts[0] += 1
+        details = outcome.label.details
         print(
-            f"{name}: {len(label.symbols)} atoms, {details['scf_steps']} steps, "
-            f"{details['seconds']:.0f} s, eigenvalue error {details['eigenvalue_error_eV']:.1e} eV",
+            f"{outcome.name}: {len(outcome.label.symbols)} atoms, {details['scf_steps']} steps, "
+            f"{details['seconds']:.0f} s, gap {details['gap'] * EV_PER_HARTREE:.2f} eV, eigenvalue "
+            f"error {details['eigenvalue_error_eV']:.0e} eV, overlap error "
+            f"{details['overlap_error']:.0e}  ({sum(counts)} of {len(missing)})",
             flush=True,
         )
-    return len(structures)
+    return counts[0], counts[1]
+
+
+def _outcomes(
+    structures: list[RecipeStructure], settings: LabelSettings, jobs: int
+) -> Iterator[Outcome]:
+    if jobs == 1:
+        yield from (_outcome(one, settings) for one in structures)
+        return
+    # Processes that share nothing with this one: GPAW and MPI do not survive a fork.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(_outcome, one, settings) for one in structures]
+        for future in as_completed(waiting):
+            yield future.result()
+
+
+def _outcome(one: RecipeStructure, settings: LabelSettings) -> Outcome:
+    try:
+        return Outcome(one.name, one.entry, label_structure(one.build(), settings))
+    except InputError as error:
+        return Outcome(one.name, one.entry, None, str(error))
 
 
 def _open_when_free(path: Path) -> h5py.File:
@@ -316,66 +397,35 @@ def _open_when_free(path: Path) -> h5py.File:
             time.sleep(1.0)
 
 
-def _append_row(table: Path, name: str, label: Label, entry: dict[str, Any]) -> None:
+def _table_row(name: str, label: Label) -> dict[str, Any]:
     details = label.details
-    row = (
-        name,
-        len(label.symbols),
-        "/".join(entry.get("layers", [])),
-        "x".join(str(n) for n in details["gpts"]),
-        "x".join(str(n) for n in details["kpts"]),
-        details["scf_steps"],
-        f"{details['seconds']:.1f}",
-        f"{details['eigenvalue_error_eV']:.1e}",
-        f"{details['gap'] * EV_PER_HARTREE:.4f}",
-        f"{details['energy'] * EV_PER_HARTREE:.5f}",
-    )
-    new = not table.exists()
-    with table.open("a", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+    return {
+        "name": name,
+        "natoms": len(label.symbols),
+        "formula": Atoms(label.symbols).get_chemical_formula(),
+        "gpts": "x".join(str(n) for n in details["gpts"]),
+        "kpts": "x".join(str(n) for n in details["kpts"]),
+        "scf_steps": details["scf_steps"],
+        "seconds": f"{details['seconds']:.1f}",
+        "eigenvalue_error_eV": f"{details['eigenvalue_error_eV']:.1e}",
+        "overlap_error": f"{details['overlap_error']:.1e}",
+        "gap_eV": f"{details['gap'] * EV_PER_HARTREE:.4f}",
+        "energy_eV": f"{details['energy'] * EV_PER_HARTREE:.5f}",
+    }
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row to a CSV file; a new file gets the header first."""
+    new = not path.exists()
+    with path.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, list(row), lineterminator="\n")
         if new:
-            writer.writerow(CSV_COLUMNS)
+            writer.writeheader()
         writer.writerow(row)
 
 
-def _read_structures(path: Path, vacuum: float) -> list[tuple[str, Atoms, dict[str, Any]]]:
-    if path.suffix in (".yaml", ".yml"):
-        return read_recipe(path)
-    atoms = read(path)
-    if not isinstance(atoms, Atoms):
-        raise InputError(f"{path} holds no single structure; give a file with one structure.")
-    return [(path.stem, center_slab(atoms, vacuum), {"file": path.name, "vacuum": vacuum})]
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Label the structures of a recipe or one structure file (a slab with open z axis)."""
-    parser = argparse.ArgumentParser(prog="python -m hamgnn_solve.training.labels")
-    parser.add_argument("source", type=Path, help="recipe (.yaml) or structure file of a slab")
-    parser.add_argument("--out", type=Path, required=True, help="HDF5 file to append to")
-    parser.add_argument("--csv", type=Path, help="table that gets one row per label")
-    parser.add_argument("--jobs", type=int, default=1, help="structures at the same time")
-    parser.add_argument("--only", help="label this structure of the recipe alone")
-    parser.add_argument(
-        "--gpts", type=int, default=20, help="grid points along a periodic axis of 3.17 Angstrom"
-    )
-    parser.add_argument(
-        "--vacuum",
-        type=float,
-        default=5.5,
-        help="vacuum beyond the outermost atom of a structure file, Angstrom",
-    )
-    options = parser.parse_args(arguments)
-    try:
-        structures = _read_structures(options.source, options.vacuum)
-        if options.only is not None:
-            structures = [item for item in structures if item[0] == options.only]
-            if not structures:
-                raise InputError(f"{options.source} has no {options.only}; check the name.")
-        settings = LabelSettings(gpts=options.gpts)
-        label_all(structures, options.out, settings, options.csv, options.jobs)
-    except InputError as error:
-        parser.exit(2, f"{error}\n")
-
-
-if __name__ == "__main__":
-    main()
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))

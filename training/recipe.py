@@ -1,204 +1,248 @@
-"""Structures to label, generated from a YAML recipe.
+"""Structures to label, listed in a YAML recipe.
 
-A recipe names slabs of 2H transition-metal disulfides. Every entry is a stack of prismatic layers
-in one cell, optionally strained, repeated, shifted and rattled, so that the list is a few lines of
-text and anyone can make the same structures again.
+A recipe is a few lines of text a structure, so that anyone can make the same list again. Every
+entry has a name and one source:
+
+=================  ==============================================================================
+``layers``         slab of 2H layers with the parameters of `slabs.SlabEntry`
+``smiles``         molecule, embedded by RDKit
+``carboxylate``    cluster Zn4O(O2CR)6: formate, acetate, propiolate, benzoate
+``core_mof``       cell of the CoRE MOF database: [data set, name]
+``file``           structure file, relative to the recipe; ``kind`` tells what it holds (slab,
+                   molecule, crystal), ``frame`` which of several structures
+=================  ==============================================================================
+
+All but ``layers`` take ``rattle`` (standard deviation of random displacements along each axis,
+Angstrom), ``seed`` and, where an axis is open, ``vacuum`` (Angstrom beyond the outermost atom).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from ase import Atoms
-from numpy.typing import NDArray
+from ase.io import read
 
 from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.training.frameworks import framework
+from hamgnn_solve.training.molecules import center_molecule, molecule_from_smiles, zinc_carboxylate
+from hamgnn_solve.training.slabs import SlabEntry, build_slab, center_slab
 
-__all__ = ["SlabEntry", "build_slab", "center_slab", "read_recipe"]
+__all__ = ["RecipeStructure", "read_recipe", "read_structures"]
 
-METAL = {"MoS2": "Mo", "WS2": "W"}
-# Height of sulfur above the metal plane in Angstrom.
-SULFUR_HEIGHT = {"MoS2": 1.565, "WS2": 1.570}
-# Rows are lattice vectors of the larger cell in units of those of the primitive one.
-SUPERCELLS = {
-    "1x1": np.array([[1, 0], [0, 1]]),
-    "2x2": np.array([[2, 0], [0, 2]]),
-    "rectangular": np.array([[1, 0], [1, 2]]),
-}
-# The open axis is a multiple of this length (4 grid points of 0.15 Angstrom), so that every slab
-# has the same grid spacing.
-OPEN_STEP = 0.6
+KINDS = ("slab", "molecule", "crystal")
+DEFAULT_VACUUM = 5.5
 
 
 @dataclass(frozen=True)
-class SlabEntry:
-    """One slab of a recipe; lengths in Angstrom.
+class RecipeStructure:
+    """A structure to label, made when it is asked for (the CoRE MOF database is slow to open).
 
     Parameters
     ----------
     name : str
-        Name of the structure.
-    layers : list of str
-        One or two of "MoS2" and "WS2", from bottom to top.
-    lattice : float
-        Lattice constant of the hexagonal cell before strain.
-    strain : list of two floats
-        Relative strain along x and y.
-    supercell : str
-        "1x1", "2x2" or "rectangular" (1 x sqrt(3)).
-    stacking : str
-        "R" (both layers alike) or "H" (the upper layer turned by 180 degrees).
-    shift : list of two floats
-        Lateral shift of the upper layer in units of the 1x1 lattice vectors.
-    distance : float
-        Distance between the metal planes.
-    rattle : float
-        Standard deviation of random displacements along each axis.
-    seed : int
-        Seed of the displacements.
-    vacuum : float
-        Least vacuum beyond the outermost atom on each face.
+        Name of the label.
+    entry : dict
+        What it is made from: an entry of a recipe.
+    folder : Path
+        Where files of the entry are.
 
     Raises
     ------
     InputError
-        For an unknown layer, supercell or stacking, or a length that makes no slab.
+        When the entry has not one source, or an unknown key.
     """
 
     name: str
-    layers: tuple[str, ...]
-    lattice: float = 3.17
-    strain: tuple[float, float] = (0.0, 0.0)
-    supercell: str = "1x1"
-    stacking: str = "R"
-    shift: tuple[float, float] = (0.0, 0.0)
-    distance: float = 6.17
-    rattle: float = 0.0
-    seed: int = 0
-    vacuum: float = 5.5
+    entry: dict[str, Any]
+    folder: Path
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.layers) <= 2 or not set(self.layers) <= set(METAL):
+        sources = [key for key in SOURCES if key in self.entry]
+        if len(sources) != 1:
+            raise InputError(f"Entry {self.name} needs one of {', '.join(SOURCES)}.")
+        known = {"name", sources[0], *SOURCES[sources[0]].keys}
+        unknown = set(self.entry) - known
+        if unknown:
             raise InputError(
-                f"Entry {self.name} has layers {list(self.layers)}; give one or two of "
-                f"{', '.join(METAL)}."
+                f"Entry {self.name} has an unknown key {min(unknown)}; known are "
+                f"{', '.join(sorted(known))}."
             )
-        if self.supercell not in SUPERCELLS:
+
+    def build(self) -> Atoms:
+        """Return the structure; `pbc` tells which axes are periodic.
+
+        Raises
+        ------
+        InputError
+            When it cannot be made.
+        """
+        source = next(SOURCES[key] for key in SOURCES if key in self.entry)
+        try:
+            return source.make(self.entry, self.folder)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise InputError(
-                f"Entry {self.name} has supercell {self.supercell}; give one of "
-                f"{', '.join(SUPERCELLS)}."
-            )
-        if self.stacking not in ("R", "H"):
-            raise InputError(f"Entry {self.name} has stacking {self.stacking}; give R or H.")
-        if self.lattice <= 0 or self.distance <= 0 or self.vacuum < 0 or self.rattle < 0:
-            raise InputError(f"Entry {self.name} has a negative length; mend the recipe.")
+                f"Entry {self.name} cannot be read: {self.entry} ({error}); mend the recipe."
+            ) from error
 
 
-def build_slab(entry: SlabEntry) -> Atoms:
-    """Return the slab of `entry`, periodic in x and y, open and centred in z.
+def read_recipe(path: Path) -> list[RecipeStructure]:
+    """Return the structures of a recipe, in order.
 
-    Prismatic layers: metal at (1/3, 2/3), both sulfur atoms at (2/3, 1/3) of the hexagonal cell;
-    the H stacking inverts these in-plane coordinates of the upper layer.
+    Raises
+    ------
+    InputError
+        If the file is no YAML file with a list ``structures``, an entry has no source or an
+        unknown key, or a name occurs twice.
     """
-    hexagonal_cv = entry.lattice * np.array([[1.0, 0.0], [-0.5, np.sqrt(3) / 2]])
-    symbols: list[str] = []
-    planes = []
-    for n, layer in enumerate(entry.layers):
-        turn = -1.0 if n == 1 and entry.stacking == "H" else 1.0
-        shift_c = np.array(entry.shift) if n == 1 else np.zeros(2)
-        metal_c, sulfur_c = turn * np.array([[1, 2], [2, 1]]) / 3 + shift_c
-        height = SULFUR_HEIGHT[layer]
-        symbols += [METAL[layer], "S", "S"]
-        planes += [
-            [*metal_c, n * entry.distance],
-            [*sulfur_c, n * entry.distance + height],
-            [*sulfur_c, n * entry.distance - height],
-        ]
-    basis_ic = np.array(planes)
-    repeat_cc = SUPERCELLS[entry.supercell]
-    offset_xc = _lattice_points(repeat_cc)
-    fractional_ic = (basis_ic[:, None, :2] + offset_xc[None]).reshape(-1, 2)
-    stretch_cc = np.eye(2) + np.diag(entry.strain)
-    positions_ic = np.column_stack(
-        [fractional_ic @ hexagonal_cv @ stretch_cc, np.repeat(basis_ic[:, 2], len(offset_xc))]
-    )
-    cell_cc = np.zeros((3, 3))
-    cell_cc[:2, :2] = repeat_cc @ hexagonal_cv @ stretch_cc
-    cell_cc[2, 2] = 1.0
-    atoms = Atoms(
-        [symbol for symbol in symbols for _ in offset_xc], positions=positions_ic, cell=cell_cc
-    )
-    if entry.rattle > 0:
-        random = np.random.default_rng(entry.seed)
-        atoms.positions += random.normal(scale=entry.rattle, size=positions_ic.shape)
-    return center_slab(atoms, entry.vacuum)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as YAML ({error}); mend the recipe.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("structures"), list):
+        raise InputError(f"{path} has no list 'structures'; see the recipes of the project.")
+    entries = content["structures"]
+    for item in entries:
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+            raise InputError(f"{path} has an entry without a name: {item}.")
+    _refuse_repeated([item["name"] for item in entries], path)
+    return [RecipeStructure(item["name"], item, path.parent) for item in entries]
 
 
-def center_slab(atoms: Atoms, vacuum: float) -> Atoms:
-    """Return `atoms` wrapped in x and y and centred in an open z axis.
+def read_structures(
+    paths: list[Path], kind: str | None = None, vacuum: float | None = None
+) -> list[RecipeStructure]:
+    """Return the structures of recipes and structure files (all frames of a file), in order.
 
     Parameters
     ----------
-    atoms : Atoms
-        A slab in the xy plane.
-    vacuum : float
-        Least distance in Angstrom between the outermost atoms and the ends of the cell.
+    paths : list of Path
+        Recipes (.yaml, .yml) and structure files that ASE reads.
+    kind : str, optional
+        What structure files hold: "slab" (third vector along z, open), "molecule" or "crystal".
+        By default the periodic axes that the file states decide.
+    vacuum : float, optional
+        Vacuum in Angstrom beyond the outermost atoms of slabs and molecules of structure files.
 
     Raises
     ------
     InputError
-        If the third lattice vector is not along z.
+        As `read_recipe`; when a file cannot be read, or two structures have one name.
     """
-    slab = atoms.copy()
-    if abs(slab.cell[2, :2]).max() > 1e-8 or abs(slab.cell[:2, 2]).max() > 1e-8:
-        raise InputError("The slab's third lattice vector is not along z; turn the cell.")
-    height = np.ptp(slab.positions[:, 2]) + 2 * vacuum
-    slab.cell[2] = [0.0, 0.0, OPEN_STEP * np.ceil(height / OPEN_STEP - 1e-9)]
-    slab.pbc = (True, True, False)
-    slab.positions[:, 2] += (
-        slab.cell[2, 2] - slab.positions[:, 2].min() - slab.positions[:, 2].max()
-    ) / 2
-    slab.wrap()
-    return slab
+    structures: list[RecipeStructure] = []
+    for path in paths:
+        if path.suffix in (".yaml", ".yml"):
+            structures += read_recipe(path)
+            continue
+        count = len(_frames(path))
+        for frame in range(count):
+            name = path.stem if count == 1 else f"{path.stem}-{frame}"
+            entry: dict[str, Any] = {"name": name, "file": path.name, "frame": frame}
+            entry |= {} if kind is None else {"kind": kind}
+            entry |= {} if vacuum is None else {"vacuum": vacuum}
+            structures.append(RecipeStructure(name, entry, path.parent))
+    _refuse_repeated([one.name for one in structures], "the list")
+    return structures
 
 
-def read_recipe(path: Path) -> list[tuple[str, Atoms, dict[str, Any]]]:
-    """Return (name, atoms, parameters) of every entry of a recipe, in order.
+def _slab(entry: dict[str, Any], _: Path) -> Atoms:
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+    }
+    return build_slab(SlabEntry(**values))
 
-    The YAML file has a list ``structures``; each item holds parameters of `SlabEntry`.
 
-    Raises
-    ------
-    InputError
-        If the file is no such list, an entry has an unknown parameter, or a name occurs twice.
-    """
-    content = yaml.safe_load(path.read_text())
-    if not isinstance(content, dict) or not isinstance(content.get("structures"), list):
-        raise InputError(f"{path} has no list 'structures'; see the recipes of the project.")
-    entries = [_entry(path, item) for item in content["structures"]]
-    names = [entry.name for entry in entries]
+def _molecule(entry: dict[str, Any], _: Path) -> Atoms:
+    seed = int(entry.get("seed", 0))
+    return _finished(molecule_from_smiles(str(entry["smiles"]), seed), "molecule", entry)
+
+
+def _cluster(entry: dict[str, Any], _: Path) -> Atoms:
+    return _finished(zinc_carboxylate(str(entry["carboxylate"])), "molecule", entry)
+
+
+def _framework(entry: dict[str, Any], _: Path) -> Atoms:
+    data_set, name = map(str, entry["core_mof"])
+    return _finished(framework(data_set, name), "crystal", entry)
+
+
+def _file(entry: dict[str, Any], folder: Path) -> Atoms:
+    path = folder / str(entry["file"])
+    atoms = _frames(path)[int(entry.get("frame", 0))]
+    return _finished(atoms, str(entry.get("kind") or _kind(atoms, path)), entry)
+
+
+def _finished(atoms: Atoms, kind: str, entry: dict[str, Any]) -> Atoms:
+    """Return `atoms` rattled, and placed in a cell that suits their kind."""
+    if kind not in KINDS:
+        raise InputError(f"{kind} is no kind of structure; take one of {', '.join(KINDS)}.")
+    rattle = float(entry.get("rattle", 0.0))
+    if rattle < 0:
+        raise InputError(f"Entry {entry['name']} has a negative rattle; mend it.")
+    atoms = atoms.copy()
+    random = np.random.default_rng(int(entry.get("seed", 0)))
+    if rattle > 0:
+        atoms.positions += random.normal(scale=rattle, size=atoms.positions.shape)
+    vacuum = float(entry.get("vacuum", DEFAULT_VACUUM))
+    if kind == "slab":
+        return center_slab(atoms, vacuum)
+    if kind == "molecule":
+        return center_molecule(atoms, vacuum)
+    atoms.pbc = True
+    atoms.wrap()
+    return atoms
+
+
+def _kind(atoms: Atoms, path: Path) -> str:
+    periodic = tuple(bool(x) for x in atoms.pbc)
+    kinds = {
+        (True, True, False): "slab",
+        (True, True, True): "crystal",
+        (False, False, False): "molecule",
+    }
+    if periodic not in kinds:
+        raise InputError(
+            f"{path} is periodic along {periodic}; only slabs (open along z), molecules and "
+            "crystals can be labelled."
+        )
+    return kinds[periodic]
+
+
+def _frames(path: Path) -> list[Atoms]:
+    if not path.is_file():
+        raise InputError(f"There is no file {path}; check the name.")
+    try:
+        frames = read(path, index=":")
+    except Exception as error:  # ASE's readers raise many kinds for a malformed file
+        raise InputError(f"{path} cannot be read as a structure ({error}).") from error
+    if not frames:
+        raise InputError(f"{path} holds no structure.")
+    return list(frames)
+
+
+def _refuse_repeated(names: list[str], where: Path | str) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise InputError(f"{path} names {repeated[0]} twice; give every structure its own name.")
-    return [(entry.name, build_slab(entry), asdict(entry)) for entry in entries]
+        raise InputError(f"{where} names {repeated[0]} twice; give every structure its own name.")
 
 
-def _entry(path: Path, item: dict[str, Any]) -> SlabEntry:
-    try:
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in item.items()
-        }
-        return SlabEntry(**values)
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"{path} has an entry that cannot be read: {item} ({error}).") from error
+@dataclass(frozen=True)
+class _Source:
+    """How entries with one kind of source are made, and the keys they may have."""
+
+    make: Callable[[dict[str, Any], Path], Atoms]
+    keys: tuple[str, ...]
 
 
-def _lattice_points(repeat_cc: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the points of the primitive lattice inside the larger cell, shape (det, 2)."""
-    candidates = np.indices((7, 7)).reshape(2, -1).T - 3.0
-    inside = np.linalg.solve(repeat_cc.T.astype(float), candidates.T).T
-    return candidates[((inside > -1e-9) & (inside < 1 - 1e-9)).all(axis=1)]
+SOURCES = {
+    "layers": _Source(_slab, tuple(field.name for field in fields(SlabEntry))),
+    "smiles": _Source(_molecule, ("rattle", "seed", "vacuum")),
+    "carboxylate": _Source(_cluster, ("rattle", "seed", "vacuum")),
+    "core_mof": _Source(_framework, ("rattle", "seed")),
+    "file": _Source(_file, ("frame", "kind", "rattle", "seed", "vacuum")),
+}
