@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hamgnn_solve import __version__
 from hamgnn_solve.cli.convert import add_convert
+from hamgnn_solve.cli.label import add_label
 
 if TYPE_CHECKING:
     from hamgnn_solve.core.model import Model
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_import(actions)
     _add_info(actions)
     add_convert(subjects)
+    add_label(subjects)
     return parser
 
 
@@ -212,11 +214,10 @@ def main(arguments: list[str] | None = None) -> int:
     from hamgnn_solve.core.errors import InputError
 
     try:
-        parsed.action(parsed)
+        return int(parsed.action(parsed) or 0)
     except InputError as error:
         print(f"hamgnn-tools: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,17 +7,33 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.io import write
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.units import EV_PER_HARTREE
 from hamgnn_solve.training.gpaw_blocks import bloch_sum
 from hamgnn_solve.training.label_file import Label, band_energies, dense_blocks, read_label
-from hamgnn_solve.training.labels import LabelSettings, label_all, label_structure
-from hamgnn_solve.training.recipe import SlabEntry, build_slab, read_recipe
+from hamgnn_solve.training.labels import (
+    LabelSettings,
+    label_all,
+    label_structure,
+    overlap_error,
+    read_settings,
+)
+from hamgnn_solve.training.molecules import (
+    center_molecule,
+    molecule_from_smiles,
+    zinc_carboxylate,
+)
+from hamgnn_solve.training.recipe import RecipeStructure, read_recipe, read_structures
+from hamgnn_solve.training.slabs import SlabEntry, build_slab
 
 RECIPE = Path(__file__).resolve().parent.parent / "training" / "recipes" / "tmd.yaml"
-COARSE = LabelSettings(gpts=12, kpts=2, open_spacing=0.22, density_convergence=1e-4)
-TINY = SlabEntry("tiny", ("MoS2",), rattle=0.05, seed=3, vacuum=3.0)
+COARSE = LabelSettings(
+    grid_spacing=0.264, kpoint_length=6.34, open_spacing=0.22, density_convergence=1e-4
+)
+TINY = SlabEntry("tiny", ("MoS2",), rattle=0.05, seed=3, vacuum=4.0)
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +108,81 @@ def test_recipe_faults_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="NbS2"):
         SlabEntry("x", ("NbS2",))
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("structures:\n  - {name: x, layers: [MoS2], colour: red}\n")
-    with pytest.raises(InputError, match="colour"):
+    for text, fault in (
+        ("{name: x, layers: [MoS2], colour: red}", "colour"),
+        ("{name: x, layers: [WS2]}\n  - {name: x, layers: [MoS2]}", "twice"),
+        ("{name: x, smiles: CO, layers: [MoS2]}", "one of layers, smiles"),
+        ("{name: x, smiles: CO, vacum: 3}", "vacum"),
+        ("{layers: [MoS2]}", "without a name"),
+    ):
+        recipe.write_text(f"structures:\n  - {text}\n")
+        with pytest.raises(InputError, match=fault):
+            read_recipe(recipe)
+    recipe.write_text("structures: 3")
+    with pytest.raises(InputError, match="no list 'structures'"):
         read_recipe(recipe)
-    recipe.write_text("structures:\n  - {name: x, layers: [WS2]}\n  - {name: x, layers: [MoS2]}\n")
-    with pytest.raises(InputError, match="twice"):
-        read_recipe(recipe)
+
+
+def test_settings_of_recipes_give_way_to_options(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("settings: {least_gap: 0.5, kpoint_length: 12.0}\nstructures: []\n")
+    settings = read_settings([recipe, tmp_path / "other.cif"], {"kpoint_length": 20.0})
+    assert (settings.least_gap, settings.kpoint_length) == (0.5, 20.0)
+    recipe.write_text("settings: {cutoff: 0.5}\nstructures: []\n")
+    with pytest.raises(InputError, match="cutoff"):
+        read_settings([recipe], {})
+
+
+def test_structure_files_are_read_frame_by_frame(tmp_path: Path) -> None:
+    water = center_molecule(Atoms("OH2", [[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]]), 4.0)
+    slab = build_slab(TINY)
+    write(tmp_path / "two.extxyz", [water, slab])
+    one, two = read_structures([tmp_path / "two.extxyz"])
+    assert (one.name, two.name) == ("two-0", "two-1")
+    assert list(one.build().pbc) == [False] * 3
+    np.testing.assert_allclose(two.build().positions[:, :2], slab.positions[:, :2], atol=1e-6)
+    crystal = read_structures([tmp_path / "two.extxyz"], kind="crystal")[1].build()
+    assert list(crystal.pbc) == [True] * 3
+    with pytest.raises(InputError, match="no file"):
+        read_structures([tmp_path / "none.cif"])
+
+
+def test_zinc_carboxylates_have_their_bonds() -> None:
+    counts = {"formate": 29, "acetate": 47, "propiolate": 41, "benzoate": 89}
+    for residue, natoms in counts.items():
+        cluster = zinc_carboxylate(residue)
+        assert len(cluster) == natoms
+        distance_ij = cluster.get_all_distances() + 9.0 * np.eye(natoms)
+        zinc, oxygen = (cluster.symbols == symbol for symbol in ("Zn", "O"))
+        # Every zinc has four oxygen neighbours at 1.94 Angstrom (Zn-O of MOF-5: 1.94).
+        bonds = np.sort(distance_ij[np.ix_(zinc, oxygen)], axis=1)
+        np.testing.assert_allclose(bonds[:, :4], 1.94, atol=0.005)
+        assert bonds[:, 4].min() > 3.0
+        assert distance_ij.min() > 1.06
+        carbon = cluster.symbols == "C"
+        neighbours = (distance_ij[carbon] < 1.6).sum(axis=1)
+        assert set(neighbours) <= {2, 3, 4}
+    with pytest.raises(InputError, match="stearate"):
+        zinc_carboxylate("stearate")
+
+
+def test_molecules_come_from_smiles() -> None:
+    pytest.importorskip("rdkit")
+    acid = molecule_from_smiles("OC(=O)c1ccccc1", seed=3)
+    assert acid.get_chemical_formula() == "C7H6O2"
+    np.testing.assert_array_equal(
+        acid.positions, molecule_from_smiles("OC(=O)c1ccccc1", seed=3).positions
+    )
+    distance_ij = acid.get_all_distances()
+    bond = distance_ij[np.ix_(acid.symbols == "C", acid.symbols == "O")].min()
+    assert 1.18 < bond < 1.25  # the double bond of a carboxyl group
+    with pytest.raises(InputError, match="not a SMILES"):
+        molecule_from_smiles("C1CC", seed=0)
+
+
+def test_images_across_open_axes_are_refused() -> None:
+    with pytest.raises(InputError, match="more vacuum"):
+        label_structure(build_slab(SlabEntry("thin", ("MoS2",), vacuum=1.0)), COARSE)
 
 
 def test_label_reproduces_gpaw_eigenvalues(label: Label) -> None:
@@ -106,6 +191,8 @@ def test_label_reproduces_gpaw_eigenvalues(label: Label) -> None:
     # All blocks: reached 2e-10 eV. The kept ones lack pairs with elements below 1e-10 Hartree:
     # 5e-8 eV in the bands below 8 eV, 9e-6 eV near 40 eV, where S is ill conditioned.
     assert label.details["eigenvalue_error_eV"] < 2e-9
+    # Reached: 2e-7, which is how finely GPAW tabulates its integrals.
+    assert label.details["overlap_error"] == overlap_error(label) < 5e-7
     assert error_kn[:, :15].max() < 2e-7
     assert error_kn.max() < 3e-5
     assert label.eigenvalues_kn.shape == (len(label.kpoints_kc), 41)
@@ -131,27 +218,35 @@ def test_labelling_goes_on_where_it_stopped(
 
     def remembered(*_: object) -> Label:
         calls.append(1)
+        if len(calls) == 3:
+            raise InputError("it is a metal")
         return label
 
     monkeypatch.setattr("hamgnn_solve.training.labels.label_structure", remembered)
-    atoms = build_slab(TINY)
-    first, second = [(name, atoms, {"layers": ["MoS2"]}) for name in ("first", "second")]
+    first, second, third = (
+        RecipeStructure(name, {"name": name, "layers": ["MoS2"]}, tmp_path)
+        for name in ("first", "second", "third")
+    )
     out, table = tmp_path / "labels.h5", tmp_path / "labels.csv"
-    assert label_all([first], out, COARSE, table) == 1
-    assert label_all([first, second], out, COARSE, table) == 1
-    assert label_all([first, second], out, COARSE, table) == 0
-    assert len(calls) == 2
+    assert label_all([first], out, COARSE, table) == (1, 0)
+    assert label_all([first, second, third], out, COARSE, table) == (1, 1)
+    assert (tmp_path / "labels.failed.csv").read_text() == "name,reason\nthird,it is a metal\n"
+    assert label_all([first, second, third], out, COARSE, table) == (0, 0)
+    assert len(calls) == 3
+    assert label_all([first, second, third], out, COARSE, table, retry=True) == (1, 0)
     assert [line.split(",")[0] for line in table.read_text().splitlines()] == [
         "name",
         "first",
         "second",
+        "third",
     ]
     with h5py.File(out, "r") as file:
-        assert sorted(file) == ["first", "second"]
+        assert sorted(file) == ["first", "second", "third"]
         stored = read_label(file["second"])
     np.testing.assert_array_equal(stored.h_values, label.h_values)
     np.testing.assert_array_equal(stored.shift_pc, label.shift_pc)
     assert stored.symbols == ("Mo", "S", "S")
+    assert stored.species == {"Mo": "Mo.6", "S": "S"}
 
 
 def test_grid_sums_agree_with_gpaw() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -33,9 +34,9 @@ from hamgnn_solve.core.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 from hamgnn_solve.training.gpaw_blocks import bloch_sum, cut_into_pairs, extract_blocks
 from hamgnn_solve.training.grid_sums import GridSums
 from hamgnn_solve.training.label_file import Label, label_operators, label_structure_of, write_label
-from hamgnn_solve.training.recipe import RecipeStructure
+from hamgnn_solve.training.recipe import RECIPE_ENDINGS, RecipeStructure, recipe_settings
 
-__all__ = ["LabelSettings", "label_all", "label_structure"]
+__all__ = ["LabelSettings", "label_all", "label_structure", "read_settings"]
 
 LARGEST_EIGENVALUE_ERROR_EV = 1e-5
 LONGEST_WAIT = 600.0
@@ -47,17 +48,16 @@ LARGEST_OVERLAP_ERROR = 5e-6
 class LabelSettings:
     """How densely GPAW samples real space, k-space and the occupations.
 
-    Densities are given for a lattice vector of `reference_length`; every other cell gets the
-    nearest equal density, so that the labels of different cells share one numerical error.
+    Grids are as near to one density as each cell allows, so that the labels of different cells
+    share one numerical error.
 
     Parameters
     ----------
-    reference_length : float
-        Length in Angstrom that `gpts` and `kpts` refer to.
-    gpts, kpts : int
-        Grid points (rounded to a multiple of 4) and k-points along a periodic axis of that length.
-    open_spacing : float
-        Grid spacing in Angstrom along axes that are not periodic.
+    grid_spacing, open_spacing : float
+        Distance of grid points in Angstrom along axes that are periodic, and that are not; the
+        number of points is rounded to a multiple of 4.
+    kpoint_length : float
+        Number of k-points along a periodic axis times its length in Angstrom.
     fermi_width : float
         Width of the Fermi-Dirac occupations in eV.
     density_convergence : float
@@ -69,10 +69,9 @@ class LabelSettings:
         GPAW setup of the elements that do not use the default one.
     """
 
-    reference_length: float = 3.17
-    gpts: int = 20
-    kpts: int = 6
+    grid_spacing: float = 0.1585
     open_spacing: float = 0.15
+    kpoint_length: float = 19.02
     fermi_width: float = 0.05
     density_convergence: float = 1e-6
     least_gap: float | None = None
@@ -80,10 +79,9 @@ class LabelSettings:
 
     def __post_init__(self) -> None:
         numbers = (
-            self.reference_length,
-            self.gpts,
-            self.kpts,
+            self.grid_spacing,
             self.open_spacing,
+            self.kpoint_length,
             self.fermi_width,
             self.density_convergence,
         )
@@ -99,18 +97,38 @@ class LabelSettings:
 
     def grid_points(self, atoms: Atoms) -> tuple[int, int, int]:
         """Return the number of grid points along the three axes of `atoms`."""
-        spacing = self.reference_length / self.gpts
         return _per_axis(
-            4 * max(1, round(length / (4 * (spacing if periodic else self.open_spacing))))
+            4 * max(1, round(length / (4 * (self.grid_spacing if periodic else self.open_spacing))))
             for length, periodic in zip(atoms.cell.lengths(), atoms.pbc, strict=True)
         )
 
     def kpoint_mesh(self, atoms: Atoms) -> tuple[int, int, int]:
         """Return the size of the Gamma-centred mesh along the three axes of `atoms`."""
         return _per_axis(
-            max(1, round(self.kpts * self.reference_length / length)) if periodic else 1
+            max(1, round(self.kpoint_length / length)) if periodic else 1
             for length, periodic in zip(atoms.cell.lengths(), atoms.pbc, strict=True)
         )
+
+
+def read_settings(paths: list[Path], given: dict[str, Any]) -> LabelSettings:
+    """Return the settings of the recipes among `paths`, with those `given` in their place.
+
+    Raises
+    ------
+    InputError
+        When two recipes disagree, or name an unknown setting or an impossible value.
+    """
+    stated: dict[str, Any] = {}
+    for path in paths:
+        if path.suffix not in RECIPE_ENDINGS:
+            continue
+        for name, value in recipe_settings(path).items():
+            if stated.setdefault(name, value) != value and name not in given:
+                raise InputError(f"Two recipes set {name} differently; label them one by one.")
+    try:
+        return LabelSettings(**{**stated, **given})
+    except TypeError as error:
+        raise InputError(f"The settings {stated} of a recipe cannot be used ({error}).") from error
 
 
 def label_structure(atoms: Atoms, settings: LabelSettings | None = None) -> Label:
@@ -383,6 +401,9 @@ def _outcome(one: RecipeStructure, settings: LabelSettings) -> Outcome:
         return Outcome(one.name, one.entry, label_structure(one.build(), settings))
     except InputError as error:
         return Outcome(one.name, one.entry, None, str(error))
+    except Exception as error:  # one structure must not end the others
+        traceback.print_exc()
+        return Outcome(one.name, one.entry, None, f"{type(error).__name__}: {error}")
 
 
 def _open_when_free(path: Path) -> h5py.File:

@@ -12,6 +12,7 @@ entry has a name and one source:
                    molecule, crystal), ``frame`` which of several structures
 =================  ==============================================================================
 
+A recipe may also have ``settings``: values of `labels.LabelSettings` that its labels are made with.
 All but ``layers`` take ``rattle`` (standard deviation of random displacements along each axis,
 Angstrom), ``seed`` and, where an axis is open, ``vacuum`` (Angstrom beyond the outermost atom).
 """
@@ -33,8 +34,15 @@ from hamgnn_solve.training.frameworks import framework
 from hamgnn_solve.training.molecules import center_molecule, molecule_from_smiles, zinc_carboxylate
 from hamgnn_solve.training.slabs import SlabEntry, build_slab, center_slab
 
-__all__ = ["RecipeStructure", "read_recipe", "read_structures"]
+__all__ = [
+    "RECIPE_ENDINGS",
+    "RecipeStructure",
+    "read_recipe",
+    "read_structures",
+    "recipe_settings",
+]
 
+RECIPE_ENDINGS = (".yaml", ".yml")
 KINDS = ("slab", "molecule", "crystal")
 DEFAULT_VACUUM = 5.5
 
@@ -100,18 +108,20 @@ def read_recipe(path: Path) -> list[RecipeStructure]:
         If the file is no YAML file with a list ``structures``, an entry has no source or an
         unknown key, or a name occurs twice.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read as YAML ({error}); mend the recipe.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("structures"), list):
-        raise InputError(f"{path} has no list 'structures'; see the recipes of the project.")
-    entries = content["structures"]
+    entries = _content(path)["structures"]
     for item in entries:
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             raise InputError(f"{path} has an entry without a name: {item}.")
     _refuse_repeated([item["name"] for item in entries], path)
     return [RecipeStructure(item["name"], item, path.parent) for item in entries]
+
+
+def recipe_settings(path: Path) -> dict[str, Any]:
+    """Return the entry ``settings`` of a recipe; empty without one. Raises as `read_recipe`."""
+    settings = _content(path).get("settings", {})
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: 'settings' must be a table of names and values.")
+    return settings
 
 
 def read_structures(
@@ -136,7 +146,7 @@ def read_structures(
     """
     structures: list[RecipeStructure] = []
     for path in paths:
-        if path.suffix in (".yaml", ".yml"):
+        if path.suffix in RECIPE_ENDINGS:
             structures += read_recipe(path)
             continue
         count = len(_frames(path))
@@ -148,6 +158,16 @@ def read_structures(
             structures.append(RecipeStructure(name, entry, path.parent))
     _refuse_repeated([one.name for one in structures], "the list")
     return structures
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as YAML ({error}); mend the recipe.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("structures"), list):
+        raise InputError(f"{path} has no list 'structures'; see the recipes of the project.")
+    return content
 
 
 def _slab(entry: dict[str, Any], _: Path) -> Atoms:
