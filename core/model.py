@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
-from hamgnn_solve.core.basis.gpaw_data import built_in_basis
+from hamgnn_solve.core.basis.gpaw_data import built_in_species
 from hamgnn_solve.core.basis.openmx_table import OpenMXSpecies
 from hamgnn_solve.core.basis.orthonormal import orthonormal_orbitals
 from hamgnn_solve.core.basis.species import Basis, Species
@@ -74,6 +74,9 @@ class Model:
         What the weights were trained on.
     errors : dict
         Measured errors on structures that were not trained on.
+    omitted : dict of str to tuple of str
+        Shells of the data sets ("5s-sz"), by symbol, that the basis does without: those that make
+        it nearly dependent. The network has a place for them all the same.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Model:
     orthonormal: bool = False
     training: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, Any] = field(default_factory=dict)
+    omitted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         num_types = self.network.config.num_types
@@ -91,8 +95,10 @@ class Model:
                 raise ValueError(
                     f"{len(self.species)} elements, but the network tells {num_types} apart"
                 )
+            if not set(self.omitted) <= set(self.species):
+                raise ValueError("shells of an element are omitted that the model does not know")
             return
-        if len(self.openmx_species) != len(self.species) or self.orthonormal:
+        if len(self.openmx_species) != len(self.species) or self.orthonormal or self.omitted:
             raise ValueError("an OpenMX basis has labels for all elements and plain orbitals")
         for symbol, species in self.openmx_species.items():
             if species.symbol != symbol or species.atomic_number >= num_types:
@@ -120,7 +126,30 @@ class Model:
         """Orbitals and projectors of the elements."""
         if self.openmx_species:
             return Basis(self.openmx_species)
-        return built_in_basis({symbol: str(name) for symbol, name in self.species.items()})
+        return Basis(
+            {
+                symbol: species.without(self.omitted.get(symbol, ()))
+                for symbol, species in self.data_sets.items()
+            }
+        )
+
+    @cached_property
+    def data_sets(self) -> dict[str, Species]:
+        """Whole data sets of a built-in basis by symbol, omitted shells included."""
+        names = {symbol: str(name) for symbol, name in self.species.items()}
+        return built_in_species(names)
+
+    @cached_property
+    def kept(self) -> dict[str, NDArray[np.int64]]:
+        """Which orbitals of its data set the basis has, for each element of a built-in basis."""
+        result = {}
+        for symbol, species in self.data_sets.items():
+            omitted = self.omitted.get(symbol, ())
+            kept = [shell.name not in omitted for shell in species.shells]
+            result[symbol] = np.flatnonzero(
+                np.repeat(kept, [2 * degree + 1 for degree in species.shell_l])
+            )
+        return result
 
     @cached_property
     def slots(self) -> list[NDArray[np.int64]]:
@@ -129,19 +158,35 @@ class Model:
         A type that is no element of the model has no orbitals.
         """
         result = [np.zeros(0, dtype=np.int64)] * self.network.config.num_types
+        table = self.network.table
         for symbol, number in self.type_of.items():
-            result[number] = self.network.table.slots(self.basis.species[symbol].shell_l)
+            if self.openmx_species:
+                result[number] = table.slots(self.basis.species[symbol].shell_l)
+            else:
+                whole = table.slots(self.data_sets[symbol].shell_l)
+                result[number] = whole[self.kept[symbol]]
         return result
 
     @cached_property
     def mixing(self) -> list[NDArray[np.float64]]:
-        """Network orbitals in terms of the basis's, (orbitals, orbitals) for each type."""
+        """Network orbitals in terms of the basis's, (orbitals, orbitals) for each type.
+
+        Raises
+        ------
+        InputError
+            When an omitted shell is part of an orbital that is kept.
+        """
         result = [np.eye(len(slots)) for slots in self.slots]
         if self.orthonormal:
             for symbol, number in self.type_of.items():
-                species = self.basis.species[symbol]
-                assert isinstance(species, Species)  # only the built-in basis is orthonormalised
-                result[number] = orthonormal_orbitals(species)
+                whole = orthonormal_orbitals(self.data_sets[symbol])
+                kept = self.kept[symbol]
+                result[number] = whole[np.ix_(kept, kept)]
+                if (np.abs(np.delete(whole[kept], kept, axis=1)) > 1e-10).any():
+                    raise InputError(
+                        f"Model {self.name}: of the shells of {symbol} with one l only the most "
+                        "extended may be omitted, since the others are orthonormalised first."
+                    )
         return result
 
     def check_covers(self, structure: Structure) -> None:
@@ -168,6 +213,9 @@ def save_model(model: Model, folder: Path) -> None:
             "source": OPENMX if model.openmx_species else GPAW_DATA,
             "species": _species_entries(model),
             "orbitals": ORBITALS[model.orthonormal],
+            **(
+                {"omitted": {k: list(v) for k, v in model.omitted.items()}} if model.omitted else {}
+            ),
         },
         "units": {"energy": "Hartree", "length": "Bohr"},
         "network": config,
@@ -260,6 +308,10 @@ def load_model(folder: Path | str) -> Model:
             orthonormal,
             dict(description.get("training") or {}),
             dict(description.get("errors") or {}),
+            {
+                str(symbol): tuple(map(str, names))
+                for symbol, names in description["basis"].get("omitted", {}).items()
+            },
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(

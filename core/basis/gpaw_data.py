@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from hamgnn_solve.core.basis.species import Basis, RadialFunction, Species
 from hamgnn_solve.core.errors import InputError
 
-__all__ = ["built_in_basis", "read_species"]
+__all__ = ["built_in_basis", "built_in_species", "read_species"]
 
 PROJECTOR_POINTS = 26
 
 
-def built_in_basis(names: dict[str, str]) -> Basis:
-    """Read the species of several elements.
+def built_in_species(names: dict[str, str]) -> dict[str, Species]:
+    """Read the data sets of several elements.
 
     Parameters
     ----------
@@ -40,7 +40,12 @@ def built_in_basis(names: dict[str, str]) -> Basis:
                 f"The data set {names[symbol]} describes {one.symbol} but is asked for as "
                 f"{symbol}; name a set of {symbol}."
             )
-    return Basis(species)
+    return species
+
+
+def built_in_basis(names: dict[str, str]) -> Basis:
+    """Return the basis of whole data sets; parameters and errors as `built_in_species`."""
+    return Basis(built_in_species(names))
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -95,6 +95,23 @@ class Species:
     def shell_l(self) -> tuple[int, ...]:
         """Angular momentum of each orbital shell."""
         return tuple(shell.l for shell in self.shells)
+
+    def without(self, names: tuple[str, ...]) -> Species:
+        """Return the species without the shells of some names ("5s-sz").
+
+        Raises
+        ------
+        InputError
+            When there is no such shell.
+        """
+        for name in names:
+            if name not in [shell.name for shell in self.shells]:
+                raise InputError(
+                    f"{self.name} has no shell {name} to leave out; its shells are "
+                    f"{', '.join(shell.name for shell in self.shells)}."
+                )
+        kept = tuple(shell for shell in self.shells if shell.name not in names)
+        return replace(self, shells=kept) if names else self
 
     @property
     def norbitals(self) -> int:
