@@ -1,4 +1,4 @@
-"""The command `hamgnn-tools`: import published weights, look into models, convert matrices."""
+"""The command `hamgnn-tools`: models, matrices and structures for `hamgnn-solve`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hamgnn_solve import __version__
 from hamgnn_solve.cli.convert import add_convert
 from hamgnn_solve.cli.label import add_label
+from hamgnn_solve.cli.structure import add_structure
 
 if TYPE_CHECKING:
     from hamgnn_solve.core.model import Model
@@ -25,6 +26,7 @@ examples:
   hamgnn-tools model info universal
   hamgnn-tools model info tmd
   hamgnn-tools convert mos2.scfout mos2.h5 --to h5
+  hamgnn-tools structure twist MoS2 WS2 9 10
 
 {EXIT_CODES}"""
 
@@ -48,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _parser(
         argparse.ArgumentParser,
         prog="hamgnn-tools",
-        description="Work with models and matrices of hamgnn-solve.",
+        description="Work with models, matrices and structures of hamgnn-solve.",
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -65,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_info(actions)
     add_convert(subjects)
     add_label(subjects)
+    add_structure(subjects)
     return parser
 
 

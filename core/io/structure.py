@@ -1,4 +1,4 @@
-"""Read crystal files with pymatgen."""
+"""Read and write crystal files with pymatgen."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from pymatgen.core import Lattice
 from pymatgen.core import Structure as PymatgenStructure
-from pymatgen.io.cif import CifParser
+from pymatgen.io.cif import CifParser, CifWriter
+from pymatgen.io.vasp.inputs import Poscar
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.core.units import ANGSTROM_PER_BOHR
 
-__all__ = ["read_structure"]
+__all__ = ["check_new_file", "read_structure", "write_structure"]
+
+# Decimals of fractions, lengths (Angstrom) and angles (degrees) in CIF files.
+CIF_DECIMALS = 14
 
 
 def read_structure(path: str | Path) -> Structure:
@@ -50,6 +55,78 @@ def read_structure(path: str | Path) -> Structure:
     pos_ic = np.array(crystal.cart_coords, dtype=np.float64) / ANGSTROM_PER_BOHR
     cell_cc = np.array(crystal.lattice.matrix, dtype=np.float64) / ANGSTROM_PER_BOHR
     return Structure(symbols, pos_ic, cell_cc)
+
+
+def write_structure(path: str | Path, structure: Structure, overwrite: bool = False) -> None:
+    """Write a crystal file: CIF or POSCAR, by its name.
+
+    Atoms keep their order. A CIF holds lengths and angles but no orientation: read again, the first
+    lattice vector lies in the xz plane, the third along z, and atoms outside the cell are back
+    inside. A POSCAR keeps Cartesian coordinates. Both are right-handed: of a left-handed cell the
+    third lattice vector is written with the opposite sign, which is the same crystal.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file: `.cif`, or `.vasp` or a name with POSCAR or CONTCAR in it.
+    structure : Structure
+        What to write.
+    overwrite : bool
+        Replace an existing file.
+
+    Raises
+    ------
+    InputError
+        For a name of neither format, and a file that exists or cannot be written.
+    """
+    path = Path(path)
+    check_new_file(path, overwrite)
+    cell_cc = structure.cell_cc * ANGSTROM_PER_BOHR
+    if np.linalg.det(cell_cc) < 0:
+        cell_cc = cell_cc * np.array([[1.0], [1.0], [-1.0]])
+    crystal = PymatgenStructure(
+        Lattice(cell_cc),
+        structure.symbols,
+        structure.pos_ic * ANGSTROM_PER_BOHR,
+        coords_are_cartesian=True,
+    )
+    if _format_to_write(path) == "cif":
+        text = str(CifWriter(crystal, significant_figures=CIF_DECIMALS))
+    else:
+        text = Poscar(crystal).get_str(significant_figures=16)
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise InputError(f"The file {path} cannot be written ({error.strerror}).") from error
+
+
+def check_new_file(path: str | Path, overwrite: bool = False) -> None:
+    """Check that `write_structure` may write a file, before the work for it begins.
+
+    Raises
+    ------
+    InputError
+        For a name of neither format, a missing folder, and an existing file without `overwrite`.
+    """
+    path = Path(path)
+    _format_to_write(path)
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder {path.parent} to write {path.name} to; make it.")
+    if path.exists() and not overwrite:
+        raise InputError(
+            f"The file {path} exists; give another name, or --overwrite to replace it."
+        )
+
+
+def _format_to_write(path: Path) -> str:
+    if path.suffix.lower() == ".cif":
+        return "cif"
+    if path.suffix == ".vasp" or "POSCAR" in path.name or "CONTCAR" in path.name:
+        return "poscar"
+    raise InputError(
+        f"The name {path.name} tells no format to write; let it end in .cif, or in .vasp or hold "
+        "POSCAR for a POSCAR."
+    )
 
 
 def _parse(path: Path) -> PymatgenStructure:

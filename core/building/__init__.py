@@ -1,0 +1,1 @@
+"""Make structures: twisted bilayers, supercells, displaced atoms."""
