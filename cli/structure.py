@@ -18,7 +18,7 @@ exit codes: 0 done, 2 the input cannot be used (one sentence says why), 1 anythi
 
 TWIST_EXAMPLES = """\
   hamgnn-tools structure twist MoS2 WS2 9 10
-  hamgnn-tools structure twist graphene graphene 1 2 --shift 1/3 2/3 -o tbg.vasp
+  hamgnn-tools structure twist graphene graphene 1 2 --shift 2/3 1/3 -o tbg.vasp
   hamgnn-tools structure twist MoS2 janus.cif 2 3 --distance 6.3 --stacking H"""
 
 SUPERCELL_EXAMPLES = """\

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.core.io.structure import read_structure
+from hamgnn_solve.core.io.structure import read_structure, write_structure
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.core.units import ANGSTROM_PER_BOHR
 
@@ -46,6 +46,68 @@ def test_poscar_and_cif_agree(tmp_path: Path, bilayer_file: Path) -> None:
     assert again.symbols == structure.symbols
     # POSCAR is written with twelve decimals or more of each fraction.
     assert np.abs(again.pos_ic - structure.pos_ic).max() < 1e-9
+
+
+def skewed_crystal(left_handed: bool) -> Structure:
+    """Return a chiral triclinic crystal, somewhere in space, with atoms outside the cell."""
+    random = np.random.default_rng(5)
+    cell_cc = np.array([[9.0, 0.4, -0.8], [1.1, 10.0, 0.3], [-0.7, 2.1, 12.0]])
+    turn_cc = np.linalg.qr(random.normal(size=(3, 3)))[0]
+    cell_cc = cell_cc @ (turn_cc * np.sign(np.linalg.det(turn_cc)))
+    if left_handed:
+        cell_cc = cell_cc[[1, 0, 2]]
+    symbols = ("Mo", "S", "Mo", "S", "S", "W")
+    grid_ic = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 1, 1]]) / 2
+    places_ic = grid_ic + random.uniform(-0.1, 0.1, (6, 3)) + np.array([[0, -1, 2]] * 6)
+    return Structure(symbols, places_ic @ cell_cc, cell_cc)
+
+
+@pytest.mark.parametrize("left_handed", [False, True])
+@pytest.mark.parametrize("name", ["a.cif", "a.vasp", "POSCAR-a"])
+def test_written_files_are_read_again(tmp_path: Path, name: str, left_handed: bool) -> None:
+    structure = skewed_crystal(left_handed)
+    write_structure(tmp_path / name, structure)
+    again = read_structure(tmp_path / name)
+    assert again.symbols == structure.symbols
+    # What turns one cell into the other: a proper rotation, for a POSCAR none at all.
+    handed_cc = structure.cell_cc * [[1], [-1 if left_handed else 1], [1]]
+    turn_cc = np.linalg.solve(handed_cc, again.cell_cc)
+    assert np.linalg.det(turn_cc) > 0
+    assert np.abs(turn_cc @ turn_cc.T - np.eye(3)).max() < 1e-12
+    if not name.endswith(".cif"):
+        assert np.abs(turn_cc - np.eye(3)).max() < 1e-12
+    # Every atom is where it was, modulo the lattice. Reached 4e-14 Angstrom.
+    moved_ic = np.linalg.solve(again.cell_cc.T, (again.pos_ic - structure.pos_ic @ turn_cc).T).T
+    error_ic = (moved_ic - np.round(moved_ic)) @ again.cell_cc
+    assert np.abs(error_ic).max() * ANGSTROM_PER_BOHR < 1e-11
+
+
+def test_the_example_is_written_as_it_is(tmp_path: Path, bilayer_file: Path) -> None:
+    structure = read_structure(bilayer_file)
+    write_structure(tmp_path / "again.cif", structure)
+    again = read_structure(tmp_path / "again.cif")
+    assert np.abs(again.cell_cc - structure.cell_cc).max() < 1e-12
+    # One atom lies on the boundary: 0.9999999999999998 is read as 0.
+    moved_ic = again.fractional_ic - structure.fractional_ic
+    assert np.abs(moved_ic - np.round(moved_ic)).max() < 1e-13
+
+
+def test_files_are_not_overwritten(tmp_path: Path, bilayer_file: Path) -> None:
+    structure = read_structure(bilayer_file)
+    file = tmp_path / "new.cif"
+    file.write_text("precious")
+    with pytest.raises(InputError, match=r"new\.cif exists; .*--overwrite"):
+        write_structure(file, structure)
+    assert file.read_text() == "precious"
+    write_structure(file, structure, overwrite=True)
+    assert read_structure(file).symbols == structure.symbols
+    with pytest.raises(InputError, match=r"new\.xyz tells no format"):
+        write_structure(tmp_path / "new.xyz", structure)
+    with pytest.raises(InputError, match="There is no folder"):
+        write_structure(tmp_path / "none" / "new.cif", structure)
+    (tmp_path / "folder.cif").mkdir()
+    with pytest.raises(InputError, match="cannot be written"):
+        write_structure(tmp_path / "folder.cif", structure, overwrite=True)
 
 
 def test_missing_file(tmp_path: Path) -> None:

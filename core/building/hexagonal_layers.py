@@ -172,8 +172,8 @@ def layer_of_structure(structure: Structure, name: str) -> HexagonalLayer:
     Returns
     -------
     HexagonalLayer
-        The layer seen with the third lattice vector pointing up; atoms in the order of the
-        structure; no spacing.
+        The layer seen with the third lattice vector pointing up; its first lattice vector is that
+        of the structure, and atoms keep their order. No spacing.
 
     Raises
     ------
@@ -193,10 +193,8 @@ def layer_of_structure(structure: Structure, name: str) -> HexagonalLayer:
 
 
 def _layer_axes(cell_cc: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    """Return in-plane lattice vectors at 120 degrees, right-handed about the third one."""
+    """Return the first lattice vector and the one 120 degrees on, about the third, shape (2, 3)."""
     a, b, c = cell_cc
-    if np.dot(np.cross(a, b), c) < 0:
-        a, b = b, a
     lengths = np.linalg.norm([a, b], axis=1)
     cosine = np.dot(a, b) / lengths.prod()
     if (
@@ -209,7 +207,10 @@ def _layer_axes(cell_cc: NDArray[np.float64], name: str) -> NDArray[np.float64]:
             f"{np.degrees(np.arccos(cosine)):.2f} degrees; give a hexagonal layer, with equal "
             "lengths at 60 or 120 degrees and the vacuum along the third lattice vector."
         )
-    return np.array([a, b - a if cosine > 0 else b])
+    right_handed = np.dot(np.cross(a, b), c) > 0
+    if cosine > 0:
+        return np.array([a, b - a if right_handed else -b])
+    return np.array([a, b if right_handed else -a - b])
 
 
 def _cells_above(structure: Structure) -> NDArray[np.float64]:

@@ -63,7 +63,7 @@ def write_structure(path: str | Path, structure: Structure, overwrite: bool = Fa
     Atoms keep their order. A CIF holds lengths and angles but no orientation: read again, the first
     lattice vector lies in the xz plane, the third along z, and atoms outside the cell are back
     inside. A POSCAR keeps Cartesian coordinates. Both are right-handed: of a left-handed cell the
-    third lattice vector is written with the opposite sign, which is the same crystal.
+    second lattice vector is written with the opposite sign, which is the same crystal.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def write_structure(path: str | Path, structure: Structure, overwrite: bool = Fa
     check_new_file(path, overwrite)
     cell_cc = structure.cell_cc * ANGSTROM_PER_BOHR
     if np.linalg.det(cell_cc) < 0:
-        cell_cc = cell_cc * np.array([[1.0], [1.0], [-1.0]])
+        cell_cc = cell_cc * np.array([[1.0], [-1.0], [1.0]])
     crystal = PymatgenStructure(
         Lattice(cell_cc),
         structure.symbols,
