@@ -91,7 +91,7 @@ class HexagonalLayer:
         return float(self.height_i.max())
 
 
-def _in_plane_pair(
+def _table_layer(
     name: str,
     symbols: tuple[str, ...],
     lattice: float,
@@ -124,12 +124,12 @@ def _in_plane_pair(
 HEXAGONAL_LAYERS = {
     layer.name: layer
     for layer in (
-        _in_plane_pair("MoS2", ("Mo", "S", "S"), 3.18, 6.15, 1.565),
-        _in_plane_pair("WS2", ("W", "S", "S"), 3.19, 6.16, 1.570),
-        _in_plane_pair("MoSe2", ("Mo", "Se", "Se"), 3.32, 6.46, 1.670),
-        _in_plane_pair("WSe2", ("W", "Se", "Se"), 3.32, 6.48, 1.680),
-        _in_plane_pair("graphene", ("C", "C"), 2.46, 3.35),
-        _in_plane_pair("hBN", ("B", "N"), 2.50, 3.33),
+        _table_layer("MoS2", ("Mo", "S", "S"), 3.18, 6.15, 1.565),
+        _table_layer("WS2", ("W", "S", "S"), 3.19, 6.16, 1.570),
+        _table_layer("MoSe2", ("Mo", "Se", "Se"), 3.32, 6.46, 1.670),
+        _table_layer("WSe2", ("W", "Se", "Se"), 3.32, 6.48, 1.680),
+        _table_layer("graphene", ("C", "C"), 2.46, 3.35),
+        _table_layer("hBN", ("B", "N"), 2.50, 3.33),
     )
 }
 
