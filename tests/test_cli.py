@@ -80,7 +80,7 @@ def test_the_run_folder_is_complete(bilayer_file: Path, folder: Path) -> None:
     assert main([str(bilayer_file), "--kpath", "none", "--bands", "8", "--out", str(out)]) == 0
     COMM.Barrier()
     summary = json.loads((out / "summary.json").read_text())
-    assert (summary["natoms"], summary["norbitals"], summary["nelectrons"]) == (42, 574, 252)
+    assert (summary["natoms"], summary["norbitals"], summary["nelectrons"]) == (42, 560, 252)
     assert summary["vbm_eV"] < summary["fermi_level_eV"] < summary["cbm_eV"]
     assert summary["gap_eV"] == pytest.approx(summary["cbm_eV"] - summary["vbm_eV"])
     assert {stage["name"] for stage in summary["stages"]} >= {"overlap", "network", "spectrum"}
@@ -97,7 +97,7 @@ def test_density_of_states_counts_all_bands(bilayer_file: Path, folder: Path) ->
     with h5py.File(out / "results.h5") as h5:
         dos, names = h5["dos"], [x.decode() for x in h5["dos/projection"]]
         # Each of 574 bands holds two electrons; reached 1e-11.
-        assert dos["electrons"][-1] == pytest.approx(1148.0, abs=1e-8)
+        assert dos["electrons"][-1] == pytest.approx(1120.0, abs=1e-8)
         elements = [dos["projected_per_eV"][names.index(x)] for x in ("Mo", "S", "W")]
         assert np.abs(sum(elements) - dos["total_per_eV"][:]).max() < 1e-8
         gap = int(np.searchsorted(dos["energy_eV"][:], h5.attrs["fermi_level_eV"]))

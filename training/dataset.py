@@ -20,6 +20,7 @@ from hamgnn_solve.training.label_file import (
     label_operators,
     label_structure_of,
     read_label,
+    restrict_label,
 )
 
 __all__ = [
@@ -143,6 +144,8 @@ def training_structure(name: str, label: Label, model: Model, seed: int = 0) -> 
     seed : int
         Seed of the random k-points.
     """
+    if not model.openmx_species:
+        label = restrict_label(label, model.kept)
     structure = label_structure_of(label)
     hamiltonian, overlap = label_operators(label)
     pairs = find_pairs(structure, model.basis.cutoff_i(structure))

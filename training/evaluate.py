@@ -31,6 +31,7 @@ from hamgnn_solve.training.label_file import (
     label_operators,
     label_structure_of,
     read_label,
+    restrict_label,
 )
 
 __all__ = ["Errors", "evaluate", "summary"]
@@ -93,6 +94,8 @@ def evaluate(model: Model, name: str, label: Label) -> Errors:
     label : Label
         GPAW's blocks and energies.
     """
+    if not model.openmx_species:
+        label = restrict_label(label, model.kept)
     structure = label_structure_of(label)
     predicted = predict(model, serial_domain(structure, model.basis))
     hamiltonian, overlap = (_restricted(operator, predicted) for operator in label_operators(label))
@@ -106,7 +109,7 @@ def evaluate(model: Model, name: str, label: Label) -> Errors:
             for k_c in label.kpoints_kc
         ]
     )
-    label_kn = label.eigenvalues_kn
+    label_kn = label.eigenvalues_kn[:, : energies_kn.shape[1]]
     inside = np.abs(label_kn - float(label.details["fermi_level"])) < WINDOW
     absolute = EV_PER_HARTREE * (energies_kn + model.energy_shift - label_kn)
     aligned = EV_PER_HARTREE * (energies_kn + shift - label_kn)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import h5py
@@ -24,6 +25,7 @@ __all__ = [
     "label_operators",
     "label_structure_of",
     "read_label",
+    "restrict_label",
     "write_label",
 ]
 
@@ -142,6 +144,43 @@ def label_operators(label: Label) -> tuple[BlockOperator, BlockOperator]:
     return (
         BlockOperator(pairs, norb_i, label.h_values),
         BlockOperator(pairs, norb_i, label.s_values),
+    )
+
+
+def restrict_label(label: Label, kept: Mapping[str, NDArray[np.int64]]) -> Label:
+    """Return a label with some of the orbitals: blocks between these, energies as they were.
+
+    Parameters
+    ----------
+    label : Label
+    kept : dict of str to ndarray of int64
+        Which orbitals of an element's data set stay, by symbol; all of an element without entry.
+    """
+    everything = {s: np.arange(n) for s, n in zip(label.symbols, label.norb_i, strict=True)}
+    orbitals = {symbol: kept.get(symbol, whole) for symbol, whole in everything.items()}
+    if all(len(orbitals[symbol]) == len(whole) for symbol, whole in everything.items()):
+        return label
+    sizes_i = np.array([len(orbitals[symbol]) for symbol in label.symbols], dtype=np.int32)
+    symbol_i = np.array(label.symbols)
+    whole = label_operators(label)[0]
+    places = BlockOperator.zeros(whole.pairs, sizes_i.astype(np.int64))
+    for a in orbitals:
+        for b in orbitals:
+            chosen = np.flatnonzero(
+                (symbol_i[label.first_p] == a) & (symbol_i[label.second_p] == b)
+            )
+            shape = len(everything[a]), len(everything[b])
+            place_pq = whole.places(chosen, shape[0] * shape[1]).reshape(-1, *shape)
+            places.set_blocks(
+                chosen, place_pq[:, orbitals[a]][:, :, orbitals[b]].astype(np.float64)
+            )
+    taken = places.values.astype(np.int64)
+    return replace(
+        label,
+        norb_i=sizes_i,
+        h_values=label.h_values[taken],
+        s_values=label.s_values[taken],
+        h0_values=None if label.h0_values is None else label.h0_values[taken],
     )
 
 
