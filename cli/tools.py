@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hamgnn_solve import __version__
 from hamgnn_solve.cli.convert import add_convert
+from hamgnn_solve.cli.evaluate import add_evaluate
 from hamgnn_solve.cli.label import add_label
 from hamgnn_solve.cli.structure import add_structure
 
@@ -27,6 +28,7 @@ examples:
   hamgnn-tools model info tmd
   hamgnn-tools convert mos2.scfout mos2.h5 --to h5
   hamgnn-tools structure twist MoS2 WS2 9 10
+  hamgnn-tools evaluate run/model labels.h5
 
 {EXIT_CODES}"""
 
@@ -68,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_convert(subjects)
     add_label(subjects)
     add_structure(subjects)
+    add_evaluate(subjects)
     return parser
 
 
@@ -148,38 +151,13 @@ def _info(parsed: argparse.Namespace) -> None:
 
 def describe(model: Model) -> str:
     """Return what `model info` prints."""
-    config = model.network.config
-    count = sum(x.numel() for x in model.network.parameters())
-    size = sum(x.numel() * x.element_size() for x in model.network.state_dict().values())
-    tables = "learned element table" if config.attributes else "one-hot elements"
-    rows = {
-        "model": model.name,
-        "network": f"HamGNN {config.version}, {config.layers} layers, {config.nonlinearity}, "
-        f"{tables}, {config.num_types} types",
-        "irreps": config.irreps,
-        "parameters": f"{count:,} ({size / 1e6:.1f} MB)",
-        "cutoff": _cutoffs(model),
-        "radial": f"{config.num_radial} functions, {config.invariant_layers} hidden layers of "
-        f"{config.invariant_neurons}",
-        "harmonics": f"up to l = {config.lmax}",
-        "predicts": "H - H0" if config.add_h0 else "H",
-        "hermitian": "blocks are symmetrised" if config.symmetrize else "blocks are as predicted",
-        "basis": "OpenMX 2019" if model.openmx_species else "gpaw-data, dzp",
-        "elements": str(len(model.elements)),
-    }
-    lines = [f"{key:<12}{value}" for key, value in rows.items()]
+    from hamgnn_solve.training.model_card import entry_lines, model_facts
+
+    lines = [f"{key:<12}{value}" for key, value in model_facts(model).items()]
     lines += [f"  {line}" for line in _element_lines(model)]
-    lines += ["training", *_entry_lines(model.training or "not told", 1)]
-    lines += ["errors", *_entry_lines(model.errors or "none measured", 1)]
+    lines += ["training", *entry_lines(model.training or "not told", 1)]
+    lines += ["errors", *entry_lines(model.errors or "none measured", 1)]
     return "\n".join(lines) + "\n"
-
-
-def _cutoffs(model: Model) -> str:
-    config = model.network.config
-    text = f"{config.cutoff:g} Bohr"
-    if config.message_cutoff is not None:
-        text += f", messages {config.message_cutoff:g} Bohr"
-    return text
 
 
 def _element_lines(model: Model) -> list[str]:
@@ -192,22 +170,6 @@ def _element_lines(model: Model) -> list[str]:
         f"{sum(2 * degree + 1 for degree in shell_l):>3} orbitals: {' '.join(names)}"
         for shell_l, names in sorted(kinds.items(), key=lambda item: (len(item[0]), item[0]))
     ]
-
-
-def _entry_lines(entry: Any, depth: int) -> list[str]:
-    """Return the lines of a record of model.yaml, nested ones indented."""
-    indent = "  " * depth
-    if not isinstance(entry, dict):
-        return [f"{indent}{entry}"]
-    lines = []
-    for key, value in entry.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{key}", *_entry_lines(value, depth + 1)]
-        elif isinstance(value, list):
-            lines.append(f"{indent}{key}: {', '.join(map(str, value))}")
-        else:
-            lines.append(f"{indent}{key}: {value}")
-    return lines
 
 
 def main(arguments: list[str] | None = None) -> int:

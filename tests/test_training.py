@@ -15,18 +15,14 @@ import yaml
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.basis.gpaw_data import built_in_basis
-from hamgnn_solve.core.domain import serial_domain
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.model import Model, load_model
 from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork
-from hamgnn_solve.core.network.predict import predict
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.pairs import PairList, find_pairs, onsite_pairs
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.training import train as train_module
 from hamgnn_solve.training.dataset import bloch_matrix, training_structure
-from hamgnn_solve.training.evaluate import evaluate, summary
-from hamgnn_solve.training.evaluate import main as evaluate_command
 from hamgnn_solve.training.label_file import Label, label_operators, write_label
 from hamgnn_solve.training.loss import HamiltonianLoss, aligned_error, state_error
 from hamgnn_solve.training.train import TrainingRecipe, read_training_recipe, train
@@ -245,36 +241,6 @@ def test_continued_run_equals_an_uninterrupted_one(
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_evaluation_sees_a_perfect_model_as_perfect(
-    recipe: TrainingRecipe, labels: Path, tmp_path: Path
-) -> None:
-    """The label becomes the model's own prediction, moved by a constant: only that is left."""
-    model = train(recipe, labels, tmp_path / "run")
-    label = made_up_label(4.0)
-    one = structure(4.0)
-    predicted = predict(model, serial_domain(one, model.basis))
-    overlap = label_operators(label)[1]
-    assert np.array_equal(overlap.pairs.first_p, predicted.pairs.first_p)
-    values = predicted.values + 0.02 * overlap.values
-    moved = BlockOperator(predicted.pairs, predicted.norb_i, values)
-    energies = np.array(
-        [
-            scipy.linalg.eigvalsh(bloch_matrix(moved, k), bloch_matrix(overlap, k))
-            for k in label.kpoints_kc
-        ]
-    )
-    details = {**label.details, "fermi_level": float(energies[:, 5:7].mean())}
-    perfect = replace(label, h_values=values, eigenvalues_kn=energies, details=details)
-    errors = evaluate(replace(model, energy_shift=0.02), "one", perfect)
-    report = summary([errors])
-    assert report["hamiltonian_mae_meV"]["all"] == 0.0
-    assert abs(errors.gap_error) < 1e-9
-    assert errors.window < 1e-9
-    assert errors.shift == pytest.approx(0.02 * 27.211386, abs=1e-6)
-    other = evaluate(model, "one", perfect)
-    assert other.aligned_window < 1e-9 < other.window
-
-
 def test_recipe_with_an_unknown_entry(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({**RECIPE, "loss": {"no_such_weight": 1.0}}))
@@ -287,15 +253,3 @@ def test_recipe_with_an_unknown_entry(tmp_path: Path) -> None:
 def test_shipped_recipe_is_valid() -> None:
     path = Path(train_module.__file__).parent / "recipes" / "tmd_train.yaml"
     assert read_training_recipe(path).network.num_types == 3
-
-
-def test_errors_are_recorded(recipe: TrainingRecipe, labels: Path, tmp_path: Path) -> None:
-    train(recipe, labels, tmp_path / "run")
-    folder = tmp_path / "run" / "model"
-    weights = (folder / "weights.safetensors").read_bytes()
-    evaluate_command([str(folder), str(labels), "--names", "held-out", "--record", "held out"])
-    model = load_model(folder)
-    assert model.errors["held out"]["structures"] == ["held-out"]
-    assert (folder / "weights.safetensors").read_bytes() == weights
-    with pytest.raises(SystemExit):
-        evaluate_command([str(folder), str(labels), "--names", "no such label"])

@@ -1,43 +1,64 @@
 """Errors of a model against labels.
 
-    python -m hamgnn_solve.training.evaluate MODEL LABELS.h5 [--names A B] [--record TITLE]
-
 Hamiltonian errors are over the elements within orbital range, after the best constant c (times S)
 is removed. Energies come from the prediction with the label's own overlap.
 """
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import numpy as np
-import scipy.linalg
-import yaml
 from numpy.typing import NDArray
 
-from hamgnn_solve.core.domain import serial_domain
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.core.model import Model, load_model, save_model
-from hamgnn_solve.core.network.predict import predict
+from hamgnn_solve.core.model import Model
+from hamgnn_solve.core.observables.density_of_states import (
+    dos_overlap,
+    energy_grid,
+    gaussian_dos,
+)
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.units import EV_PER_HARTREE
-from hamgnn_solve.training.dataset import bloch_matrix
-from hamgnn_solve.training.label_file import (
-    Label,
-    label_operators,
-    label_structure_of,
-    read_label,
-    restrict_label,
-)
+from hamgnn_solve.training.comparison import Comparison, compare, restricted
+from hamgnn_solve.training.label_file import Label
 
-__all__ = ["Errors", "evaluate", "summary"]
+__all__ = ["EnergyRanges", "Errors", "error_table", "errors_of", "evaluate", "summary"]
 
-WINDOW = 1.0 / EV_PER_HARTREE
 DISTANCE_EDGES = (5.0, 8.0, 12.0)
+# Energies of a density of states a width of its Gaussians.
+STEPS_PER_WIDTH = 5
+
+
+@dataclass(frozen=True)
+class EnergyRanges:
+    """Which energies are compared, in eV.
+
+    Parameters
+    ----------
+    window : float
+        Energies count up to this far from the Fermi level. Of a molecule they count from this
+        far below the highest occupied to this far above the lowest empty level.
+    dos_window : float
+        The same for densities of states.
+    broadening : float
+        Standard deviation of the Gaussians that broaden them.
+
+    Raises
+    ------
+    InputError
+        For a number that is not positive.
+    """
+
+    window: float = 1.0
+    dos_window: float = 6.0
+    broadening: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not min(self.window, self.dos_window, self.broadening) > 0:
+            raise InputError("Windows and broadening must be positive numbers of eV.")
 
 
 @dataclass(frozen=True)
@@ -50,19 +71,25 @@ class Errors:
         Name of the label.
     sums : dict of str to (float, int)
         Sum of |error| (meV) and number of elements, by class: "all", "onsite", "offsite",
-        "Mo-S", "r<5", ...
+        "onsite Mo", "Mo-S", "5<=r<8 Bohr", ...
     shift : float
         Best constant c in eV; prediction + c S matches the label.
     gap, label_gap : float
-        Gap over the label's k-points.
+        Lowest energy of the first empty band less the highest of the last filled one over the
+        label's k-points: negative or zero for a metal, not a number where an odd number of
+        electrons leaves a band half filled.
     valence_edge, conduction_edge : float
-        Errors of the band edges with the model's own energy shift.
+        Errors of the band edges with the model's own energy shift; not a number for a metal.
     window, aligned_window : float
-        Mean absolute error of energies within 1 eV of the Fermi level: with the model's own
-        energy shift, and with the best c; not a number where there is none.
+        Mean absolute error of the energies near the Fermi level: with the model's own energy
+        shift, and with the shift that makes their mean error zero; not a number where there is
+        none.
+    dos_overlap : float
+        Overlap of the densities of states (`dos_overlap`) with the latter shift; every k-point of
+        the label counts the same.
     lowest : float
-        Error of the lowest energy; large and negative where the basis is near to dependent and
-        the prediction too rough.
+        Error of the lowest energy with the best c; large and negative where the basis is near to
+        dependent and the prediction too rough.
     """
 
     name: str
@@ -74,6 +101,7 @@ class Errors:
     conduction_edge: float
     window: float
     aligned_window: float
+    dos_overlap: float
     lowest: float
 
     @property
@@ -82,7 +110,7 @@ class Errors:
         return self.gap - self.label_gap
 
 
-def evaluate(model: Model, name: str, label: Label) -> Errors:
+def evaluate(model: Model, name: str, label: Label, ranges: EnergyRanges | None = None) -> Errors:
     """Compare the model's prediction for one labelled structure with the label.
 
     Parameters
@@ -92,47 +120,51 @@ def evaluate(model: Model, name: str, label: Label) -> Errors:
     name : str
         Name for the report.
     label : Label
-        GPAW's blocks and energies.
+        Blocks and energies.
+    ranges : EnergyRanges, optional
+
+    Raises
+    ------
+    InputError
+        As `compare`.
     """
-    if not model.openmx_species:
-        label = restrict_label(label, model.kept)
-    structure = label_structure_of(label)
-    predicted = predict(model, serial_domain(structure, model.basis))
-    hamiltonian, overlap = (_restricted(operator, predicted) for operator in label_operators(label))
-    error = predicted.values - hamiltonian.values
-    shift = -float(overlap.values @ error) / float(overlap.values @ overlap.values)
-    full_s = label_operators(label)[1]
-    start = round(float(label.details["electrons"]) / 2)
-    energies_kn = np.array(
-        [
-            scipy.linalg.eigvalsh(bloch_matrix(predicted, k_c), bloch_matrix(full_s, k_c))
-            for k_c in label.kpoints_kc
-        ]
-    )
+    return errors_of(compare(model, name, label), ranges or EnergyRanges())
+
+
+def errors_of(comparison: Comparison, ranges: EnergyRanges) -> Errors:
+    """Return the errors of a prediction."""
+    label = comparison.label
+    error, shift = comparison.error, comparison.best_shift
+    remaining = error.values + shift * restricted(comparison.overlap, error).values
+    energies_kn = comparison.predicted_energies(label.kpoints_kc)
     label_kn = label.eigenvalues_kn[:, : energies_kn.shape[1]]
-    inside = np.abs(label_kn - float(label.details["fermi_level"])) < WINDOW
-    absolute = EV_PER_HARTREE * (energies_kn + model.energy_shift - label_kn)
-    aligned = EV_PER_HARTREE * (energies_kn + shift - label_kn)
-    edges = [
-        EV_PER_HARTREE * np.array([x[:, start - 1].max(), x[:, start].min()])
-        for x in (energies_kn + model.energy_shift, label_kn)
-    ]
+    own_kn, shifted_kn = energies_kn + comparison.model_shift, energies_kn + shift
+    low, high = _range(comparison, ranges.window)
+    inside = (label_kn > low) & (label_kn < high)
+    aligned_kn = shifted_kn - (np.mean((shifted_kn - label_kn)[inside]) if inside.any() else 0.0)
+    edges, label_edges = (_edges(x, comparison.filled_bands) for x in (own_kn, label_kn))
+    edge_errors = edges - label_edges if label_edges[1] > label_edges[0] else np.full(2, np.nan)
     return Errors(
-        name,
-        _sums(predicted, structure.symbols, np.abs(error + shift * overlap.values)),
-        EV_PER_HARTREE * shift,
-        float(edges[0][1] - edges[0][0]),
-        float(edges[1][1] - edges[1][0]),
-        float(edges[0][0] - edges[1][0]),
-        float(edges[0][1] - edges[1][1]),
-        float(np.abs(absolute[inside]).mean()) if inside.any() else np.nan,
-        float(np.abs(aligned[inside]).mean()) if inside.any() else np.nan,
-        float(aligned[:, 0].min()),
+        name=comparison.name,
+        sums=_sums(error, label.symbols, np.abs(remaining)),
+        shift=EV_PER_HARTREE * shift,
+        gap=EV_PER_HARTREE * float(edges[1] - edges[0]),
+        label_gap=EV_PER_HARTREE * float(label_edges[1] - label_edges[0]),
+        valence_edge=EV_PER_HARTREE * float(edge_errors[0]),
+        conduction_edge=EV_PER_HARTREE * float(edge_errors[1]),
+        window=EV_PER_HARTREE * _mean(np.abs(own_kn - label_kn)[inside]),
+        aligned_window=EV_PER_HARTREE * _mean(np.abs(aligned_kn - label_kn)[inside]),
+        dos_overlap=_dos_overlap(comparison, aligned_kn, ranges),
+        lowest=EV_PER_HARTREE * float((shifted_kn - label_kn)[:, 0].min()),
     )
 
 
-def summary(errors: list[Errors]) -> dict[str, Any]:
-    """Return the averages over structures that go into model.yaml (H in meV, energies in eV)."""
+def summary(errors: list[Errors], ranges: EnergyRanges | None = None) -> dict[str, Any]:
+    """Return the averages over structures that go into model.yaml (H in meV, energies in eV).
+
+    Structures without a figure are left out of its average; None where all are.
+    """
+    window = (ranges or EnergyRanges()).window
     keys = sorted({key for one in errors for key in one.sums})
     totals = {
         key: (
@@ -141,31 +173,84 @@ def summary(errors: list[Errors]) -> dict[str, Any]:
         )
         for key in keys
     }
+    edges = [abs(edge) for x in errors for edge in (x.valence_edge, x.conduction_edge)]
     return {
         "structures": [one.name for one in errors],
         "hamiltonian_mae_meV": {
             key: round(total / count, 3) for key, (total, count) in totals.items() if count
         },
-        "gap_mae_eV": round(float(np.mean([abs(one.gap_error) for one in errors])), 4),
-        "band_edge_mae_eV": round(
-            float(np.mean([[abs(x.valence_edge), abs(x.conduction_edge)] for x in errors])), 4
-        ),
-        "energies_within_1eV_mae_eV": round(float(np.mean([x.window for x in errors])), 4),
-        "energies_within_1eV_aligned_mae_eV": round(
-            float(np.mean([x.aligned_window for x in errors])), 4
-        ),
-        "lowest_energy_error_eV": round(float(min(x.lowest for x in errors)), 4),
+        "gap_mae_eV": _rounded(abs(one.gap_error) for one in errors),
+        "band_edge_mae_eV": _rounded(edges),
+        f"energies_within_{window:g}eV_mae_eV": _rounded(x.window for x in errors),
+        f"energies_within_{window:g}eV_aligned_mae_eV": _rounded(x.aligned_window for x in errors),
+        "dos_overlap": _rounded(x.dos_overlap for x in errors),
+        "lowest_energy_error_eV": round(min(x.lowest for x in errors), 4),
     }
 
 
-def _restricted(operator: BlockOperator, like: BlockOperator) -> BlockOperator:
-    """Return the blocks of `operator` on the pairs of `like`, zero where it has none."""
-    result = BlockOperator.zeros(like.pairs, like.norb_i)
-    place_q = operator.pairs.position_of(like.pairs)
-    for chosen, rows, columns in result.groups():
-        stored = chosen[place_q[chosen] >= 0]
-        result.set_blocks(stored, operator.blocks(place_q[stored], rows, columns))
-    return result
+def error_table(errors: list[Errors], ranges: EnergyRanges | None = None) -> str:
+    """Return one line a structure; a figure that does not exist is a dash."""
+    window = f"+-{(ranges or EnergyRanges()).window:g}eV"
+    lines = [
+        f"{'structure':24s} {'H meV':>7s} {'on':>7s} {'off':>7s} {'c':>8s} {'gap':>7s} "
+        f"{'d gap':>7s} {'d VBM':>7s} {'d CBM':>7s} {window:>7s} {'algnd':>7s} {'DOS':>6s} "
+        f"{'low':>8s}"
+    ]
+    for x in errors:
+        figures = [x.sums[key][0] / max(x.sums[key][1], 1) for key in ("all", "onsite", "offsite")]
+        cells = [f"{figures[0]:7.3f}", f"{figures[1]:7.2f}", f"{figures[2]:7.3f}"]
+        cells += [f"{x.shift:8.4f}"]
+        numbers = (x.gap, x.gap_error, x.valence_edge, x.conduction_edge)
+        cells += [_cell(number, 7, 3) for number in numbers]
+        cells += [_cell(x.window, 7, 4), _cell(x.aligned_window, 7, 4)]
+        cells += [_cell(x.dos_overlap, 6, 3), _cell(x.lowest, 8, 3)]
+        lines.append(f"{x.name:24s} {' '.join(cells)}")
+    return "\n".join(lines)
+
+
+def _cell(number: float, width: int, digits: int) -> str:
+    return "-".rjust(width) if np.isnan(number) else f"{number:{width}.{digits}f}"
+
+
+def _mean(numbers: NDArray[np.float64]) -> float:
+    return float(numbers.mean()) if len(numbers) else np.nan
+
+
+def _rounded(numbers: Iterable[float]) -> float | None:
+    """Return the mean of the numbers that exist to four digits."""
+    present = [number for number in numbers if not np.isnan(number)]
+    return round(float(np.mean(present)), 4) if present else None
+
+
+def _edges(energies_kn: NDArray[np.float64], filled_bands: float) -> NDArray[np.float64]:
+    """Return the top of the last filled and the bottom of the first empty band."""
+    filled = round(filled_bands)
+    if abs(filled_bands - filled) > 1e-6:
+        return np.full(2, np.nan)
+    return np.array([energies_kn[:, filled - 1].max(), energies_kn[:, filled].min()])
+
+
+def _range(comparison: Comparison, reach: float) -> tuple[float, float]:
+    """Return the energies in Hartree up to `reach` eV from the Fermi level or a molecule's gap."""
+    low = high = comparison.fermi_level
+    if not comparison.label.periodic_c.any():
+        levels = _edges(comparison.label.eigenvalues_kn, comparison.filled_bands)
+        low, high = np.fmin(low, levels[0]), np.fmax(high, levels[1])
+    return float(low) - reach / EV_PER_HARTREE, float(high) + reach / EV_PER_HARTREE
+
+
+def _dos_overlap(
+    comparison: Comparison, predicted_kn: NDArray[np.float64], ranges: EnergyRanges
+) -> float:
+    width = ranges.broadening / EV_PER_HARTREE
+    low, high = _range(comparison, ranges.dos_window)
+    energies_e = energy_grid(low, high, width / STEPS_PER_WIDTH)
+    weights_k = np.full(len(predicted_kn), 1.0 / len(predicted_kn))
+    densities = [
+        gaussian_dos(x, weights_k, energies_e, width)
+        for x in (predicted_kn, comparison.label.eigenvalues_kn)
+    ]
+    return dos_overlap(*densities)
 
 
 def _sums(
@@ -193,49 +278,3 @@ def _sums(
         key: (float(sums_p[chosen].sum()), int(sizes_p[chosen].sum()))
         for key, chosen in classes.items()
     }
-
-
-def _table(errors: list[Errors]) -> str:
-    lines = [
-        f"{'structure':24s} {'H meV':>7s} {'on':>7s} {'off':>7s} {'c':>8s} {'gap':>7s} "
-        f"{'d gap':>7s} {'d VBM':>7s} {'d CBM':>7s} {'+-1eV':>7s} {'algnd':>7s} {'low':>8s}"
-    ]
-    for x in errors:
-        h = [x.sums[key][0] / max(x.sums[key][1], 1) for key in ("all", "onsite", "offsite")]
-        numbers = (x.gap, x.gap_error, x.valence_edge, x.conduction_edge)
-        lines.append(
-            f"{x.name:24s} {h[0]:7.3f} {h[1]:7.2f} {h[2]:7.3f} {x.shift:8.4f} "
-            + " ".join(f"{n:7.3f}" for n in numbers)
-            + f" {x.window:7.4f} {x.aligned_window:7.4f} {x.lowest:8.3f}"
-        )
-    return "\n".join(lines)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description="Errors of a model against labels.")
-    parser.add_argument("model", type=Path, help="model folder")
-    parser.add_argument("labels", type=Path, help="label file (HDF5)")
-    parser.add_argument("--names", nargs="+", help="labels to use (default: all)")
-    parser.add_argument(
-        "--record", metavar="TITLE", help="write the averages into model.yaml under this title"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        model = load_model(options.model)
-        with h5py.File(options.labels, "r", locking=False) as file:
-            names = [name for name in options.names or file if name in file]
-            if not names:
-                raise InputError(f"{options.labels} holds none of the labels asked for.")
-            errors = [evaluate(model, name, read_label(file[name])) for name in names]
-    except InputError as error:
-        parser.exit(2, f"{error}\n")
-    print(_table(errors))
-    print(yaml.safe_dump(summary(errors), sort_keys=False))
-    if options.record is not None:
-        record = {**model.errors, options.record: summary(errors)}
-        save_model(replace(model, errors=record), options.model)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -12,6 +13,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.model import GPAW_DATA
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.pairs import PairList
@@ -24,6 +26,7 @@ __all__ = [
     "dense_blocks",
     "label_operators",
     "label_structure_of",
+    "labels_of",
     "read_label",
     "restrict_label",
     "write_label",
@@ -243,3 +246,32 @@ def read_label(group: h5py.Group) -> Label:
         h0_values=group["H0_values"][...] if "H0_values" in group else None,
         **arrays,
     )
+
+
+def labels_of(path: Path, names: Sequence[str] | None = None) -> Iterator[tuple[str, Label]]:
+    """Read the labels of a file one after the other, all or those of `names`, with their names.
+
+    Raises
+    ------
+    InputError
+        For a file that cannot be read, holds no labels, or lacks one of `names`.
+    """
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as a label file; check its name.") from error
+    with file:
+        present = [name for name in file if not name.startswith(".")]
+        missing = [name for name in names or () if name not in present]
+        if missing or not present:
+            raise InputError(
+                f"{path} has no label {missing[0]}; give names that it holds."
+                if missing
+                else f"{path} holds no labels; make some first."
+            )
+        for name in names or present:
+            try:
+                label = read_label(file[name])
+            except KeyError as error:
+                raise InputError(f"{name} in {path} is no label; make it again.") from error
+            yield name, label

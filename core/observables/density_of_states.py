@@ -7,9 +7,10 @@ from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 from scipy.special import erf
 
-__all__ = ["DensityOfStates", "energy_grid", "gaussian_dos", "tetrahedron_dos"]
+__all__ = ["DensityOfStates", "dos_overlap", "energy_grid", "gaussian_dos", "tetrahedron_dos"]
 
 # A Gaussian beyond this many widths is zero to 1e-15.
 REACH = 8.0
@@ -130,6 +131,25 @@ def gaussian_dos(
     return DensityOfStates(
         energies_e, density_ge[0], integrated_e, names, density_ge[1:], electrons_per_band, width
     )
+
+
+def dos_overlap(left: DensityOfStates, right: DensityOfStates) -> float:
+    """Return how far two densities of states g1 and g2 cover each other.
+
+    Integral of min(g1, g2) over integral of max(g1, g2), over the energies of the grid: 1 when
+    they are the same there, 0 when no state of one is at an energy of the other, not a number
+    when both are empty.
+
+    Raises
+    ------
+    ValueError
+        When their energies differ.
+    """
+    if not np.array_equal(left.energies_e, right.energies_e):
+        raise ValueError("densities of states at different energies cannot be compared")
+    largest = trapezoid(np.maximum(left.total_e, right.total_e), left.energies_e)
+    common = trapezoid(np.minimum(left.total_e, right.total_e), left.energies_e)
+    return float(common / largest) if largest > 0.0 else np.nan
 
 
 def tetrahedron_dos(
