@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hamgnn_solve.core.basis.openmx_table import published_species
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.io.structure import read_structure
-from hamgnn_solve.core.model import find_model
+from hamgnn_solve.core.model_selection import find_model
 from hamgnn_solve.core.pairs import PairList, find_pairs
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.parallel.partition import partition_atoms

@@ -64,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--model",
         metavar="NAME|DIR",
         default=SolveOptions.model,
-        help="built-in model or a model folder (default: %(default)s)",
+        help="built-in model or a model folder (default: %(default)s, the built-in model that "
+        "covers the elements)",
     )
     parser.add_argument(
         "--dft-data",

@@ -27,7 +27,7 @@ class SolveOptions:
     hamiltonian: str | None = None
     electrons: float | None = None
     out: str | None = None
-    model: str = "tmd"
+    model: str = "auto"
     dft_data: str | None = None
     kpath: str = "auto"
     kpoints: str | None = None

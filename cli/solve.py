@@ -27,7 +27,8 @@ from hamgnn_solve.core.integrals.hamiltonian_zero import hamiltonian_zero
 from hamgnn_solve.core.integrals.overlap import overlap
 from hamgnn_solve.core.io.results import digest, summarise, write_results, write_summary
 from hamgnn_solve.core.io.structure import read_structure
-from hamgnn_solve.core.model import Model, find_model
+from hamgnn_solve.core.model import Model
+from hamgnn_solve.core.model_selection import find_model, measured_errors
 from hamgnn_solve.core.network.predict import fitting_chunk, predict
 from hamgnn_solve.core.observables.band_path import BandPath, band_path, listed_kpoints
 from hamgnn_solve.core.observables.band_plot import plot_bands
@@ -80,8 +81,7 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
             read = read_structure(options.structure) if comm.rank == 0 else None
         structure: Structure = comm.bcast(read)
         with agreed(comm):
-            model = find_model(options.model)
-            model.check_covers(structure)
+            model = find_model(options.model, structure)
             basis = _basis(model, options, structure)
             device = _device(options.device, comm)
             path = requested_path(options, structure)
@@ -94,8 +94,10 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
     system = OrbitalSystem(structure, shells_i, electrons)
     stages.say(
         f"{options.structure}: {structure.natoms} atoms, {norb_i.sum()} orbitals, "
-        f"{electrons:g} electrons; model {model.name}; {comm.size} rank(s)"
+        f"{electrons:g} electrons; {comm.size} rank(s)"
     )
+    quality = measured_errors(model.errors)
+    stages.say(f"model {model.name}: {quality}")
     with stages.stage("partition"):
         owner_i = partition_atoms(structure, basis.cutoff_i(structure), comm)
         domain = distributed_domain(structure, basis, owner_i, comm)
@@ -143,6 +145,7 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         energy_shift=model.energy_shift,
     )
     summary = describe_run(options, structure, model.name, norb_i, spectrum, comm)
+    summary["model_errors"] = quality
     finish_run(options, stages, pencil, system, spectrum, path, summary, inputs, model.energy_shift)
     return summary
 
@@ -273,7 +276,7 @@ def _summary_text(summary: dict[str, Any], table: str) -> str:
         f"atoms           {summary['natoms']}",
         f"orbitals        {summary['norbitals']}",
         f"electrons       {summary['nelectrons']:g}",
-        f"model           {summary['model']}",
+        f"model           {_model_line(summary)}",
         f"Fermi level     {summary['fermi_level_eV']:.4f} eV",
         f"band indices    certified at {summary['certified_kpoints']} of "
         f"{summary['solved_kpoints']} k-points; largest residual "
@@ -294,6 +297,12 @@ def _summary_text(summary: dict[str, Any], table: str) -> str:
             "at the solved k-points",
         ]
     return "\n".join(lines) + f"\n\n{table}\n"
+
+
+def _model_line(summary: dict[str, Any]) -> str:
+    """Return the model's name with its measured errors; given matrices have none."""
+    name, errors = summary["model"], summary.get("model_errors")
+    return f"{name}" if errors is None else f"{name}: {errors}"
 
 
 def _largest(value: int, comm: MPI.Intracomm) -> int:

@@ -24,6 +24,7 @@ exit codes: 0 done, 2 the input cannot be used (one sentence says why), 1 anythi
 EPILOG = f"""\
 examples:
   hamgnn-tools model import universal_Hamiltonian.ckpt --config model_config.yaml -o universal
+  hamgnn-tools model list
   hamgnn-tools model info universal
   hamgnn-tools model info tmd
   hamgnn-tools convert mos2.scfout mos2.h5 --to h5
@@ -60,13 +61,14 @@ def build_parser() -> argparse.ArgumentParser:
     model = _parser(
         subjects.add_parser,
         name="model",
-        help="import a published model, describe a model",
-        description="Import a published model, describe a model.",
+        help="import a published model, describe models",
+        description="Import a published model, describe a model, list the built-in ones.",
         epilog=EPILOG,
     )
     actions = model.add_subparsers(required=True, metavar="ACTION")
     _add_import(actions)
     _add_info(actions)
+    _add_list(actions)
     add_convert(subjects)
     add_label(subjects)
     add_structure(subjects)
@@ -121,6 +123,17 @@ def _add_info(actions: Any) -> None:
     parser.set_defaults(action=_info)
 
 
+def _add_list(actions: Any) -> None:
+    parser = _parser(
+        actions.add_parser,
+        name="list",
+        help="list the built-in models",
+        description="Print the built-in models, the elements each knows and its measured errors.",
+        epilog=f"examples:\n  hamgnn-tools model list\n\n{EXIT_CODES}",
+    )
+    parser.set_defaults(action=_list)
+
+
 def _import(parsed: argparse.Namespace) -> None:
     from hamgnn_solve.core.errors import InputError
     from hamgnn_solve.core.io.checkpoint import read_checkpoint
@@ -144,9 +157,17 @@ def _import(parsed: argparse.Namespace) -> None:
 
 
 def _info(parsed: argparse.Namespace) -> None:
-    from hamgnn_solve.core.model import find_model
+    from hamgnn_solve.core.model_selection import find_model
 
     print(describe(find_model(parsed.model)), end="")
+
+
+def _list(_parsed: argparse.Namespace) -> None:
+    from hamgnn_solve.core.model_selection import built_in_models, measured_errors
+
+    for model in built_in_models():
+        print(f"{model.name:<12}{' '.join(sorted(model.elements))}")
+        print(f"{'':<12}{measured_errors(model.errors)}")
 
 
 def describe(model: Model) -> str:

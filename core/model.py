@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +31,13 @@ from hamgnn_solve.core.network.hamgnn_v2 import HamiltonianNetworkV2
 from hamgnn_solve.core.structure import Structure
 
 __all__ = [
+    "DESCRIPTION",
     "GPAW_DATA",
     "OPENMX",
     "Model",
-    "built_in_model",
     "check_new_folder",
-    "find_model",
     "load_model",
+    "read_description",
     "save_model",
     "save_new_model",
 ]
@@ -283,7 +282,7 @@ def load_model(folder: Path | str) -> Model:
         When a file is missing, damaged or does not fit the other.
     """
     folder = Path(folder)
-    description = _read_description(folder / DESCRIPTION)
+    description = read_description(folder / DESCRIPTION)
     try:
         if description["format"] != FORMAT:
             raise InputError(
@@ -322,38 +321,6 @@ def load_model(folder: Path | str) -> Model:
     return model
 
 
-def built_in_model(name: str = "tmd") -> Model:
-    """Load a model that comes with the package.
-
-    Raises
-    ------
-    InputError
-        When there is no built-in model of this name.
-    """
-    models = resources.files("hamgnn_solve") / "models"
-    known = sorted(entry.name for entry in models.iterdir() if (entry / DESCRIPTION).is_file())
-    if name not in known:
-        raise InputError(
-            f"There is no built-in model {name}; built in are {', '.join(known) or 'none'}, "
-            "or give the path of a model folder."
-        )
-    with resources.as_file(models / name) as folder:
-        return load_model(folder)
-
-
-def find_model(name: str) -> Model:
-    """Load a model by the path of its folder, or else by the name of a built-in one.
-
-    Raises
-    ------
-    InputError
-        When there is neither, or as `load_model`.
-    """
-    if "/" in name or Path(name).is_dir():
-        return load_model(name)
-    return built_in_model(name)
-
-
 def _species_entries(model: Model) -> dict[str, Any]:
     if not model.openmx_species:
         return dict(model.species)
@@ -390,7 +357,14 @@ def _words(error: Exception) -> str:
     return f"no entry {error}" if isinstance(error, KeyError) else str(error)
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def read_description(path: Path) -> dict[str, Any]:
+    """Read a `model.yaml`.
+
+    Raises
+    ------
+    InputError
+        When it is missing or no YAML file of entries.
+    """
     try:
         description = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:

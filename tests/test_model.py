@@ -13,7 +13,8 @@ import yaml
 from hamgnn_solve.core.basis.openmx_table import OpenMXSpecies
 from hamgnn_solve.core.domain import serial_domain
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.core.model import Model, built_in_model, load_model, save_model
+from hamgnn_solve.core.model import Model, load_model, save_model
+from hamgnn_solve.core.model_selection import built_in_model
 from hamgnn_solve.core.network.config import NetworkConfig
 from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork
 from hamgnn_solve.core.network.predict import predict
@@ -194,7 +195,7 @@ def test_unknown_built_in_model() -> None:
 
 
 def test_built_in_model_covers_the_bilayer() -> None:
-    model = built_in_model()
+    model = built_in_model("tmd")
     assert set(model.elements) == {"Mo", "S", "W"}
     operator = predict(model, serial_domain(molecule("Mo", "S", "W"), model.basis))
     assert np.isfinite(operator.values).all()

@@ -13,7 +13,7 @@ from pencil_models import chain, folded_kpoints, pencil_of, supercell
 from hamgnn_solve.core.domain import serial_domain
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.integrals.overlap import overlap
-from hamgnn_solve.core.model import built_in_model
+from hamgnn_solve.core.model_selection import built_in_model
 from hamgnn_solve.core.network.predict import predict
 from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.core.spectrum import Spectrum

@@ -9,7 +9,7 @@ import pytest
 from hamgnn_solve.core.domain import serial_domain
 from hamgnn_solve.core.integrals.overlap import overlap
 from hamgnn_solve.core.io.structure import read_structure
-from hamgnn_solve.core.model import built_in_model
+from hamgnn_solve.core.model_selection import built_in_model
 from hamgnn_solve.core.network.predict import predict
 from hamgnn_solve.core.units import EV_PER_HARTREE
 from hamgnn_solve.solver.dense import dense_eigenpairs
