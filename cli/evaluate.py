@@ -71,7 +71,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     import yaml
 
     from hamgnn_solve.core.errors import InputError
-    from hamgnn_solve.core.model import find_model
+    from hamgnn_solve.core.model_selection import find_model
     from hamgnn_solve.training.comparison import compare, draw_comparison
     from hamgnn_solve.training.evaluate import EnergyRanges, error_table, errors_of, summary
     from hamgnn_solve.training.label_file import labels_of

@@ -21,21 +21,30 @@ from hamgnn_solve.cli.spectrum import factor_options, solve_spectrum
 from hamgnn_solve.cli.stages import Stages
 from hamgnn_solve.core.basis.openmx_data import openmx_basis
 from hamgnn_solve.core.basis.species import Basis
+from hamgnn_solve.core.domain import Domain
+from hamgnn_solve.core.environments import unfamiliar_atoms, unfamiliar_text
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.hamiltonian import CrystalHamiltonian, OrbitalSystem, moved_levels
 from hamgnn_solve.core.integrals.hamiltonian_zero import hamiltonian_zero
 from hamgnn_solve.core.integrals.overlap import overlap
-from hamgnn_solve.core.io.results import digest, summarise, write_results, write_summary
+from hamgnn_solve.core.io.results import (
+    digest,
+    summarise,
+    write_environment_distances,
+    write_results,
+    write_summary,
+)
 from hamgnn_solve.core.io.structure import read_structure
 from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.model_selection import find_model, measured_errors
-from hamgnn_solve.core.network.predict import fitting_chunk, predict
+from hamgnn_solve.core.network.predict import fitting_chunk, predict_all
 from hamgnn_solve.core.observables.band_path import BandPath, band_path, listed_kpoints
 from hamgnn_solve.core.observables.band_plot import plot_bands
 from hamgnn_solve.core.spectrum import Spectrum
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.parallel.domain import distributed_domain
 from hamgnn_solve.parallel.faults import agreed
+from hamgnn_solve.parallel.gather import gather_atoms
 from hamgnn_solve.parallel.memory import memory_per_rank
 from hamgnn_solve.parallel.partition import partition_atoms
 from hamgnn_solve.parallel.rows import OrbitalRows
@@ -114,12 +123,16 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         model.network.to(device)
         with agreed(comm), torch.inference_mode():
             chunk_size = fitting_chunk(model, domain, memory, device)
-        h_operator = predict(model, domain, chunk_size, device)
+        prediction = predict_all(model, domain, chunk_size, device)
+        h_operator = prediction.hamiltonian
+        relative_i = _relative_distances(model, domain, prediction.invariants_if, comm)
+        del prediction
         model.network.cpu()
         if h0_operator is not None:
             h_operator = h_operator.plus(h0_operator)
             h0_operator = h0_operator if options.write_matrices else None
     stages.say("Hamiltonian predicted")
+    stages.say(f"environments: {unfamiliar_text(structure.symbols, relative_i)}")
     with stages.stage("pencil"):
         rows = OrbitalRows(owner_i, norb_i, comm.size, comm.rank)
         pencil = Pencil(
@@ -145,9 +158,28 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         energy_shift=model.energy_shift,
     )
     summary = describe_run(options, structure, model.name, norb_i, spectrum, comm)
-    summary["model_errors"] = quality
+    summary |= {
+        "model_errors": quality,
+        "environments": unfamiliar_text(structure.symbols, relative_i),
+        "unfamiliar_atoms": None
+        if relative_i is None
+        else unfamiliar_atoms(structure.symbols, relative_i),
+    }
     finish_run(options, stages, pencil, system, spectrum, path, summary, inputs, model.energy_shift)
+    if relative_i is not None and comm.rank == 0:
+        write_environment_distances(options.run_folder / "results.h5", relative_i)
     return summary
+
+
+def _relative_distances(
+    model: Model, domain: Domain, invariants_if: NDArray[np.float32], comm: MPI.Intracomm
+) -> NDArray[np.float64] | None:
+    """Return how far each atom is from the training set, on every rank; None: not recorded."""
+    if model.environments is None:
+        return None
+    symbols = [domain.structure.symbols[i] for i in domain.owned]
+    own = model.environments.relative_distances(symbols, invariants_if)
+    return gather_atoms(domain.owned, own, domain.structure.natoms, comm)
 
 
 def finish_run(
@@ -277,6 +309,7 @@ def _summary_text(summary: dict[str, Any], table: str) -> str:
         f"orbitals        {summary['norbitals']}",
         f"electrons       {summary['nelectrons']:g}",
         f"model           {_model_line(summary)}",
+        *([f"environments    {summary['environments']}"] if "environments" in summary else []),
         f"Fermi level     {summary['fermi_level_eV']:.4f} eV",
         f"band indices    certified at {summary['certified_kpoints']} of "
         f"{summary['solved_kpoints']} k-points; largest residual "

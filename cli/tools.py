@@ -40,6 +40,19 @@ The weights stay as they are, in single precision. Nothing that the checkpoint a
 is run. The YAML file that the weights were trained with is needed for what tensors do not show,
 above all the order of the irreps; where both tell something, they have to agree."""
 
+ENVIRONMENTS_DESCRIPTION = """\
+Record the surroundings of the training set's atoms in a model folder (environments.safetensors).
+
+Runs with the model then list the atoms whose surroundings lie outside. Structures that model.yaml
+names as held out are left out. One process; a structure takes about as long as its network."""
+
+ENVIRONMENTS_EPILOG = f"""\
+examples:
+  hamgnn-tools model environments run/model labels.h5
+  hamgnn-tools model environments mos2 recipe.yaml more.cif
+
+{EXIT_CODES}"""
+
 IMPORT_EPILOG = f"""\
 examples:
   hamgnn-tools model import universal_Hamiltonian.ckpt --config model_config.yaml -o universal
@@ -69,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_import(actions)
     _add_info(actions)
     _add_list(actions)
+    _add_environments(actions)
     add_convert(subjects)
     add_label(subjects)
     add_structure(subjects)
@@ -134,6 +148,24 @@ def _add_list(actions: Any) -> None:
     parser.set_defaults(action=_list)
 
 
+def _add_environments(actions: Any) -> None:
+    parser = _parser(
+        actions.add_parser,
+        name="environments",
+        help="record the surroundings of the training set's atoms in a model folder",
+        description=ENVIRONMENTS_DESCRIPTION,
+        epilog=ENVIRONMENTS_EPILOG,
+    )
+    parser.add_argument("model", metavar="DIR", help="model folder to add the file to")
+    parser.add_argument(
+        "structures",
+        metavar="STRUCTURES",
+        nargs="+",
+        help="structure files, recipes (YAML) or label files (HDF5) of the training set",
+    )
+    parser.set_defaults(action=_environments)
+
+
 def _import(parsed: argparse.Namespace) -> None:
     from hamgnn_solve.core.errors import InputError
     from hamgnn_solve.core.io.checkpoint import read_checkpoint
@@ -160,6 +192,23 @@ def _info(parsed: argparse.Namespace) -> None:
     from hamgnn_solve.core.model_selection import find_model
 
     print(describe(find_model(parsed.model)), end="")
+
+
+def _environments(parsed: argparse.Namespace) -> None:
+    from hamgnn_solve.core.model import load_model, save_model
+    from hamgnn_solve.training.environments import read_training_structures, record_environments
+
+    folder = Path(parsed.model)
+    model = load_model(folder)
+    structures = read_training_structures([Path(name) for name in parsed.structures])
+    held_out = set(model.training.get("held_out", ())) & structures.keys()
+    seen = {name: one for name, one in structures.items() if name not in held_out}
+    model = record_environments(model, seen)
+    save_model(model, folder)
+    assert model.environments is not None  # just made
+    print(f"{len(seen)} structures recorded in {folder}, {len(held_out)} held out")
+    for symbol, known in model.environments.elements.items():
+        print(f"{symbol:<4}{len(known.atoms_aq)} atoms, threshold {known.threshold:.2f}")
 
 
 def _list(_parsed: argparse.Namespace) -> None:

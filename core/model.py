@@ -23,11 +23,13 @@ from hamgnn_solve.core.basis.gpaw_data import built_in_species
 from hamgnn_solve.core.basis.openmx_table import OpenMXSpecies
 from hamgnn_solve.core.basis.orthonormal import orthonormal_orbitals
 from hamgnn_solve.core.basis.species import Basis, Species
+from hamgnn_solve.core.environments import Environments, read_environments, write_environments
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.network.build import build_network
 from hamgnn_solve.core.network.config import NetworkConfig
 from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork
 from hamgnn_solve.core.network.hamgnn_v2 import HamiltonianNetworkV2
+from hamgnn_solve.core.network.invariants import ninvariants
 from hamgnn_solve.core.structure import Structure
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
 FORMAT = 1
 DESCRIPTION = "model.yaml"
 WEIGHTS = "weights.safetensors"
+ENVIRONMENTS = "environments.safetensors"
 GPAW_DATA, OPENMX = "gpaw-data", "openmx"
 ORBITALS = {True: "orthonormalised on each atom", False: "as in the data set"}
 
@@ -76,6 +79,9 @@ class Model:
     omitted : dict of str to tuple of str
         Shells of the data sets ("5s-sz"), by symbol, that the basis does without: those that make
         it nearly dependent. The network has a place for them all the same.
+    environments : Environments, optional
+        Surroundings of the training set's atoms, by which a run tells which of its atoms lie
+        outside; None where they were not recorded.
     """
 
     name: str
@@ -86,8 +92,13 @@ class Model:
     training: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, Any] = field(default_factory=dict)
     omitted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    environments: Environments | None = None
 
     def __post_init__(self) -> None:
+        if self.environments is not None:
+            found, own = self.environments.ninvariants, ninvariants(self.network.irreps)
+            if found != own:
+                raise ValueError(f"environments of {found} invariants for a network of {own}")
         num_types = self.network.config.num_types
         if not self.openmx_species:
             if len(self.species) != num_types:
@@ -199,7 +210,7 @@ class Model:
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """Write `model.yaml` and `weights.safetensors` into `folder`, made when absent."""
+    """Write a model's files into `folder`, made when absent."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: x.detach().contiguous() for key, x in model.network.state_dict().items()}
     weights = save_tensors(state)
@@ -223,6 +234,13 @@ def save_model(model: Model, folder: Path) -> None:
         "training": model.training,
         "errors": model.errors,
     }
+    if model.environments is None:
+        (folder / ENVIRONMENTS).unlink(missing_ok=True)
+    else:
+        environments = write_environments(model.environments)
+        checksum = hashlib.sha256(environments).hexdigest()
+        description["environments"] = {"file": ENVIRONMENTS, "sha256": checksum}
+        (folder / ENVIRONMENTS).write_bytes(environments)
     (folder / WEIGHTS).write_bytes(weights)
     (folder / DESCRIPTION).write_text(yaml.safe_dump(description, sort_keys=False, width=100))
 
@@ -311,6 +329,7 @@ def load_model(folder: Path | str) -> Model:
                 str(symbol): tuple(map(str, names))
                 for symbol, names in description["basis"].get("omitted", {}).items()
             },
+            _load_environments(folder, description.get("environments")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
@@ -377,6 +396,22 @@ def read_description(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise InputError(f"{path} does not describe a model; restore the file.")
     return description
+
+
+def _load_environments(folder: Path, entry: Any) -> Environments | None:
+    if entry is None:
+        return None
+    path = folder / ENVIRONMENTS
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != str(entry["sha256"]):
+            raise ValueError("its checksum is not that of model.yaml")
+        return read_environments(content)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}, the surroundings of the training atoms, cannot be used ({error}); restore "
+            "the model folder, or make the file again with hamgnn-tools model environments."
+        ) from error
 
 
 def _load_weights(network: torch.nn.Module, path: Path, checksum: str) -> None:

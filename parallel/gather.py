@@ -1,4 +1,4 @@
-"""Whole operators on every rank, and sums of them back to the owners of their blocks."""
+"""Whole operators and numbers of all atoms on every rank, and sums back to the owners."""
 
 from __future__ import annotations
 
@@ -10,10 +10,33 @@ from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.pairs import PairList
 
-__all__ = ["gather_operator", "sum_to_owners"]
+__all__ = ["gather_atoms", "gather_operator", "sum_to_owners"]
 
 # Numbers in one message; MPI counts in 32 bits.
 MESSAGE = 1 << 27
+
+
+def gather_atoms(
+    owned: NDArray[np.int64], values_i: NDArray[np.float64], natoms: int, comm: MPI.Intracomm
+) -> NDArray[np.float64]:
+    """Give every rank one number for each atom of the structure. Collective.
+
+    Parameters
+    ----------
+    owned : ndarray of int64
+        Global indices of this rank's atoms.
+    values_i : ndarray of float64, shape (owned,)
+    natoms : int
+        Number of atoms N of the structure.
+    comm : mpi4py communicator
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+    """
+    whole = np.empty(natoms)
+    whole[_gathered(owned, comm)] = _gathered(values_i, comm)
+    return whole
 
 
 def gather_operator(

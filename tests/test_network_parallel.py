@@ -14,8 +14,11 @@ from network_models import small_model, small_model_of_version_2
 from hamgnn_solve.core.domain import serial_domain
 from hamgnn_solve.core.io.structure import read_structure
 from hamgnn_solve.core.model import Model
-from hamgnn_solve.core.network.predict import predict
+from hamgnn_solve.core.model_selection import built_in_model
+from hamgnn_solve.core.network.predict import predict, predict_invariants
+from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.parallel.domain import distributed_domain
+from hamgnn_solve.parallel.gather import gather_atoms
 from hamgnn_solve.parallel.memory import memory_per_rank
 from hamgnn_solve.parallel.partition import partition_atoms
 
@@ -49,6 +52,25 @@ def test_any_number_of_ranks_gives_the_same_blocks(
     tolerance = 1e-13 if precision == torch.float64 else 4e-6
     assert largest < tolerance * np.abs(whole.values).max()
     assert COMM.allreduce(len(mine.pairs)) == len(whole.pairs)
+
+
+def test_any_number_of_ranks_finds_the_same_environments(bilayer_file: Path) -> None:
+    model = built_in_model("tmd")
+    assert model.environments is not None
+    read = read_structure(bilayer_file)
+    # Without one atom some are outside.
+    structure = Structure(read.symbols[:-1], read.pos_ic[:-1], read.cell_cc)
+    owner_i = partition_atoms(structure, model.basis.cutoff_i(structure), COMM)
+    domain = distributed_domain(structure, model.basis, owner_i, COMM)
+    symbols = [structure.symbols[i] for i in domain.owned]
+    own = model.environments.relative_distances(symbols, predict_invariants(model, domain))
+    together = gather_atoms(domain.owned, own, structure.natoms, COMM)
+    alone = model.environments.relative_distances(
+        structure.symbols, predict_invariants(model, serial_domain(structure, model.basis))
+    )
+    assert (alone > 1.0).any()
+    # Reached on 2 and 3 ranks: 0, as an atom's sums run in the same order.
+    assert np.abs(together - alone).max() < 1e-5
 
 
 def test_ranks_share_the_memory_of_their_machine() -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "dense_blocks",
     "label_operators",
     "label_structure_of",
+    "label_structures",
     "labels_of",
     "read_label",
     "restrict_label",
@@ -275,3 +276,14 @@ def labels_of(path: Path, names: Sequence[str] | None = None) -> Iterator[tuple[
             except KeyError as error:
                 raise InputError(f"{name} in {path} is no label; make it again.") from error
             yield name, label
+
+
+def label_structures(file: h5py.File) -> dict[str, Structure]:
+    """Return the structures of all finished labels of a file by name, blocks left on disk."""
+    return {
+        name: Structure(
+            tuple(group.attrs["symbols"]), group["positions_ic"][...], group["cell_cc"][...]
+        )
+        for name, group in file.items()
+        if not name.startswith(".")
+    }

@@ -3,7 +3,8 @@
     python -m hamgnn_solve.training.train RECIPE.yaml --labels FILE.h5 --out FOLDER
 
 The folder receives `curve.csv`, `checkpoint.pt` and `model/`, the model folder with the averaged
-weights. The same command continues a run that was stopped.
+weights and the surroundings of the atoms trained on. The same command continues a run that was
+stopped.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
 import yaml
@@ -28,6 +30,8 @@ from hamgnn_solve.core.network.build import Network
 from hamgnn_solve.core.network.config import NetworkConfig
 from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork
 from hamgnn_solve.training.dataset import TrainingStructure, read_labels
+from hamgnn_solve.training.environments import record_environments
+from hamgnn_solve.training.label_file import label_structures
 from hamgnn_solve.training.loss import MEV_PER_HARTREE, HamiltonianLoss
 from hamgnn_solve.training.reference import fit_reference
 
@@ -200,7 +204,21 @@ def train(
         start = load_model(start_from)
         model.network.load_state_dict(start.network.state_dict())
         model = replace(model, training={"continues": start.training})
-    return _Run(recipe, model, seen, held_out, folder).run()
+    trained = _Run(recipe, model, seen, held_out, folder).run()
+    return _with_environments(trained, labels, {one.name for one in seen}, folder / "model")
+
+
+def _with_environments(model: Model, labels: Path, names: set[str], folder: Path) -> Model:
+    """Record the surroundings of the atoms trained on, where they tell a threshold, and save."""
+    with h5py.File(labels, "r", locking=False) as file:
+        structures = {k: x for k, x in label_structures(file).items() if k in names}
+    try:
+        model = record_environments(model, structures)
+    except InputError as error:
+        print(f"environments are not recorded: {error}", flush=True)
+        return model
+    save_model(model, folder)
+    return model
 
 
 class _Run:

@@ -17,7 +17,18 @@ from hamgnn_solve.core.observables.density_of_states import DensityOfStates
 from hamgnn_solve.core.spectrum import KBands, Spectrum
 from hamgnn_solve.core.units import EV_PER_HARTREE
 
-__all__ = ["BandStore", "digest", "summarise", "write_dos", "write_results", "write_summary"]
+__all__ = [
+    "BandStore",
+    "digest",
+    "summarise",
+    "write_dos",
+    "write_environment_distances",
+    "write_results",
+    "write_summary",
+]
+
+# Entries of a summary that become groups or datasets instead of attributes.
+NOT_ATTRIBUTES = ("stages", "unfamiliar_atoms")
 
 
 def summarise(spectrum: Spectrum) -> dict[str, Any]:
@@ -186,7 +197,7 @@ def write_results(
             timing.attrs["peak_mb"] = stage["peak_mb"]
         h5.attrs["inputs"] = inputs
         for name, value in summary.items():
-            if name != "stages":
+            if name not in NOT_ATTRIBUTES:
                 # A metal has no band edges: such an attribute is not a number.
                 h5.attrs[name] = np.nan if value is None else value
 
@@ -225,6 +236,20 @@ def write_dos(file: str | Path, dos: DensityOfStates, fermi_level: float) -> Non
                 group[name] = values * unit
         group.attrs["broadening_eV"] = dos.broadening * EV_PER_HARTREE
         group.attrs["fermi_level_eV"] = fermi_level * EV_PER_HARTREE
+
+
+def write_environment_distances(file: str | Path, relative_i: NDArray[np.float64]) -> None:
+    """Add the dataset `environment_distance` to `results.h5`: one number an atom.
+
+    Parameters
+    ----------
+    file : str or Path
+        A file that `write_results` wrote.
+    relative_i : ndarray, shape (N,)
+        Distance to the training set in units of the threshold, infinite without training atoms.
+    """
+    with h5py.File(file, "r+") as h5:
+        h5["environment_distance"] = relative_i
 
 
 def write_summary(folder: Path, summary: dict[str, Any], text: str) -> None:

@@ -25,6 +25,7 @@ from hamgnn_solve.core.network.frame import harmonics, pair_rotations, rotate
 from hamgnn_solve.core.network.graph import PairGraph, no_exchange
 from hamgnn_solve.core.network.head import OutputResidual
 from hamgnn_solve.core.network.interaction import Interaction
+from hamgnn_solve.core.network.invariants import invariants
 from hamgnn_solve.core.network.irreps import Features, dimension, parse_irreps, unflatten
 from hamgnn_solve.core.network.linear import Linear, gate_irreps
 from hamgnn_solve.core.network.messages import (
@@ -272,6 +273,10 @@ class HamiltonianNetwork(nn.Module):
         sources = self._pair_sources(features)
         compiled = None if kernel is None else self._compiled_pairs(types, pairs, sources)
         return NodeState(types, pairs, owned, chunk_size, features, sources, compiled)
+
+    def invariants(self, state: NodeState) -> torch.Tensor:
+        """Return the invariants of the owned atoms' features, shape (owned, channels)."""
+        return invariants(state.features, self.irreps, state.owned)
 
     def onsite_blocks(self, state: NodeState) -> torch.Tensor:
         """Return the on-site blocks of owned atoms, shape (owned, norbitals, norbitals)."""

@@ -23,6 +23,7 @@ from hamgnn_solve.core.network.config import NetworkConfig
 from hamgnn_solve.core.network.frame import pair_rotations
 from hamgnn_solve.core.network.graph import PairGraph, no_exchange
 from hamgnn_solve.core.network.head import OutputResidual
+from hamgnn_solve.core.network.invariants import invariants
 from hamgnn_solve.core.network.irreps import Features, dimension, flatten, parse_irreps, unflatten
 from hamgnn_solve.core.network.linear import Linear
 from hamgnn_solve.core.network.pair_layers import Convolution, PairEmbedding, PairInteraction
@@ -234,6 +235,10 @@ class HamiltonianNetworkV2(nn.Module):
             features = _split(edges[part.bonds], self.irreps)
             edges = _stored(edges, part, update(frames, frames.ends(nodes), features))
         return PairState([x[:owned] for x in nodes], bonds, edges)
+
+    def invariants(self, state: PairState) -> torch.Tensor:
+        """Return the invariants of the owned atoms' features, shape (owned, channels)."""
+        return invariants(state.nodes, self.irreps, len(state.nodes[0]))
 
     def onsite_blocks(self, state: PairState) -> torch.Tensor:
         """Return the on-site blocks of owned atoms, shape (owned, norbitals, norbitals)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hamgnn_solve.core.network.graph import PairGraph
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.pairs import join_pairs, onsite_pairs
 
-__all__ = ["fitting_chunk", "predict"]
+__all__ = ["Prediction", "fitting_chunk", "predict", "predict_all", "predict_invariants"]
 
 CPU = torch.device("cpu")
 
@@ -26,12 +27,38 @@ DEVICE_BYTES = 2e9
 FEWEST_PAIRS = 8
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of a domain.
+
+    Parameters
+    ----------
+    hamiltonian : BlockOperator
+        Blocks in Hartree, sorted by (first, second, shift), on-site pairs included.
+    invariants_if : ndarray of float32, shape (owned, channels)
+        Invariants of the owned atoms' features after the last convolution.
+    """
+
+    hamiltonian: BlockOperator
+    invariants_if: NDArray[np.float32]
+
+
 def predict(
     model: Model,
     domain: Domain,
     chunk_size: int | None = None,
     device: torch.device = CPU,
 ) -> BlockOperator:
+    """Return the Hamiltonian of `predict_all` alone."""
+    return predict_all(model, domain, chunk_size, device).hamiltonian
+
+
+def predict_all(
+    model: Model,
+    domain: Domain,
+    chunk_size: int | None = None,
+    device: torch.device = CPU,
+) -> Prediction:
     """Predict the Hamiltonian blocks of a domain's on-site and other pairs.
 
     Collective under MPI: every rank calls `domain.exchange` once a layer. The model's energy
@@ -50,8 +77,7 @@ def predict(
 
     Returns
     -------
-    BlockOperator
-        Blocks in Hartree, sorted by (first, second, shift), on-site pairs included.
+    Prediction
 
     Raises
     ------
@@ -67,20 +93,11 @@ def predict(
     # Of a pair and its reverse in this domain the earlier one does the work for both.
     working = np.flatnonzero((reverse_p < 0) | (reverse_p >= np.arange(len(pairs))))
 
-    def exchange(features: torch.Tensor) -> torch.Tensor:
-        return domain.exchange(features.cpu()).to(device)
-
     with torch.inference_mode():
         if chunk_size is None:
             chunk_size = fitting_chunk(model, domain, device=device)
-        state = network.node_state(
-            torch.from_numpy(types_i[domain.local]).to(device),
-            _graph(domain).to(device),
-            torch.from_numpy(reverse_p).to(device),
-            len(domain.owned),
-            exchange,
-            chunk_size,
-        )
+        state = _node_state(model, domain, reverse_p, chunk_size, device)
+        invariants_if = network.invariants(state).float().cpu().numpy()
         _write(operator, model, types_i, onsite_q, network.onsite_blocks(state))
         for start in range(0, len(working), chunk_size):
             chosen = working[start : start + chunk_size]
@@ -92,7 +109,40 @@ def predict(
             _write(operator, model, types_i, offsite_q[chosen], forward)
             mirrored = backward[torch.from_numpy(inside).to(device)]
             _write(operator, model, types_i, offsite_q[reverse_p[chosen[inside]]], mirrored)
-    return operator
+    return Prediction(operator, invariants_if)
+
+
+def predict_invariants(model: Model, domain: Domain) -> NDArray[np.float32]:
+    """Return `Prediction.invariants_if` without making blocks. Collective as `predict_all`."""
+    network: Any = model.network
+    reverse_p = domain.pairs.position_of(domain.pairs.reversed())
+    with torch.inference_mode():
+        chunk_size = fitting_chunk(model, domain)
+        state = _node_state(model, domain, reverse_p, chunk_size, CPU)
+        found: NDArray[np.float32] = network.invariants(state).float().numpy()
+    return found
+
+
+def _node_state(
+    model: Model,
+    domain: Domain,
+    reverse_p: NDArray[np.int64],
+    chunk_size: int,
+    device: torch.device,
+) -> Any:
+    """Run the convolutions; either version of the network gives back a state of its own kind."""
+
+    def exchange(features: torch.Tensor) -> torch.Tensor:
+        return domain.exchange(features.cpu()).to(device)
+
+    return model.network.node_state(
+        torch.from_numpy(model.types_i(domain.structure)[domain.local]).to(device),
+        _graph(domain).to(device),
+        torch.from_numpy(reverse_p).to(device),
+        len(domain.owned),
+        exchange,
+        chunk_size,
+    )
 
 
 def fitting_chunk(
