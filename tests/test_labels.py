@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.io import write
+from ase.build import bulk
+from ase.io import read, write
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.units import EV_PER_HARTREE
@@ -111,7 +112,7 @@ def test_recipe_faults_are_named(tmp_path: Path) -> None:
     for text, fault in (
         ("{name: x, layers: [MoS2], colour: red}", "colour"),
         ("{name: x, layers: [WS2]}\n  - {name: x, layers: [MoS2]}", "twice"),
-        ("{name: x, smiles: CO, layers: [MoS2]}", "one of layers, smiles"),
+        ("{name: x, smiles: CO, layers: [MoS2]}", "one of layers, twist"),
         ("{name: x, smiles: CO, vacum: 3}", "vacum"),
         ("{layers: [MoS2]}", "without a name"),
     ):
@@ -145,6 +146,26 @@ def test_structure_files_are_read_frame_by_frame(tmp_path: Path) -> None:
     assert list(crystal.pbc) == [True] * 3
     with pytest.raises(InputError, match="no file"):
         read_structures([tmp_path / "none.cif"])
+
+
+def test_twists_strains_and_supercells_of_a_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    write(tmp_path / "salt.cif", bulk("NaCl", "rocksalt", a=5.64, cubic=True))
+    recipe.write_text(
+        "structures:\n"
+        "  - {name: t, twist: [MoS2, WS2, 1, 2], lattice: 3.17, distance: 6.17, vacuum: 5.0}\n"
+        "  - {name: s, file: salt.cif, supercell: [2, 1, 1], strain: [0.01, 0, -0.02]}\n"
+    )
+    twisted, salt = (one.build() for one in read_recipe(recipe))
+    example = read(Path(__file__).parent.parent / "examples" / "twisted-mos2-ws2-42.cif")
+    # The same crystal turned by 180 degrees: equal sorted distances, reached 1e-9 Angstrom.
+    distances = [np.sort(x.get_all_distances(mic=True).ravel()) for x in (twisted, example)]
+    np.testing.assert_allclose(*distances, atol=1e-7)
+    assert list(twisted.pbc) == [True, True, False]
+    np.testing.assert_allclose(salt.cell.lengths(), [11.3928, 5.64, 5.5272])
+    assert len(salt) == 16
+    distance_ij = salt.get_all_distances(mic=True) + 9.0 * np.eye(16)
+    assert distance_ij.min() == pytest.approx(2.82 * 0.98)
 
 
 def test_zinc_carboxylates_have_their_bonds() -> None:

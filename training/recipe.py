@@ -5,6 +5,8 @@ entry has a name and one source:
 
 =================  ==============================================================================
 ``layers``         slab of 2H layers with the parameters of `slabs.SlabEntry`
+``twist``          twisted bilayer: [lower layer, upper layer, m, n], with ``lattice`` and
+                   ``distance`` (Angstrom) and ``stacking`` (R or H)
 ``smiles``         molecule, embedded by RDKit
 ``carboxylate``    cluster Zn4O(O2CR)6: formate, acetate, propiolate, benzoate
 ``core_mof``       cell of the CoRE MOF database: [data set, name]
@@ -13,6 +15,7 @@ entry has a name and one source:
 =================  ==============================================================================
 
 A recipe may also have ``settings``: values of `labels.LabelSettings` that its labels are made with.
+Frameworks and files take ``supercell`` (three numbers) and ``strain`` (along x, y and z).
 All but ``layers`` take ``rattle`` (standard deviation of random displacements along each axis,
 Angstrom), ``seed`` and, where an axis is open, ``vacuum`` (Angstrom beyond the outermost atom).
 """
@@ -29,7 +32,16 @@ import yaml
 from ase import Atoms
 from ase.io import read
 
+from hamgnn_solve.core.building.hexagonal_layers import find_layer
+from hamgnn_solve.core.building.twisted_bilayer import (
+    CommensurateTwist,
+    TwistedBilayer,
+    build_twisted_bilayer,
+    mean_lattice,
+    usual_distance,
+)
 from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.units import ANGSTROM_PER_BOHR
 from hamgnn_solve.training.frameworks import framework
 from hamgnn_solve.training.molecules import center_molecule, molecule_from_smiles, zinc_carboxylate
 from hamgnn_solve.training.slabs import SlabEntry, build_slab, center_slab
@@ -177,6 +189,33 @@ def _slab(entry: dict[str, Any], _: Path) -> Atoms:
     return build_slab(SlabEntry(**values))
 
 
+def _twist(entry: dict[str, Any], _: Path) -> Atoms:
+    lower, upper, m, n = entry["twist"]
+    below, above = find_layer(str(lower)), find_layer(str(upper))
+    made = build_twisted_bilayer(
+        TwistedBilayer(
+            below,
+            above,
+            CommensurateTwist(m, n),
+            lattice=_length(entry, "lattice") or mean_lattice(below, above),
+            distance=_length(entry, "distance") or usual_distance(below, above),
+            stacking=str(entry.get("stacking", "R")),
+        )
+    )
+    atoms = Atoms(
+        made.symbols,
+        positions=made.pos_ic * ANGSTROM_PER_BOHR,
+        cell=made.cell_cc * ANGSTROM_PER_BOHR,
+        pbc=(True, True, False),
+    )
+    return _finished(atoms, "slab", entry)
+
+
+def _length(entry: dict[str, Any], key: str) -> float | None:
+    """Return a length of an entry, given in Angstrom, in Bohr."""
+    return float(entry[key]) / ANGSTROM_PER_BOHR if key in entry else None
+
+
 def _molecule(entry: dict[str, Any], _: Path) -> Atoms:
     seed = int(entry.get("seed", 0))
     return _finished(molecule_from_smiles(str(entry["smiles"]), seed), "molecule", entry)
@@ -204,7 +243,10 @@ def _finished(atoms: Atoms, kind: str, entry: dict[str, Any]) -> Atoms:
     rattle = float(entry.get("rattle", 0.0))
     if rattle < 0:
         raise InputError(f"Entry {entry['name']} has a negative rattle; mend it.")
-    atoms = atoms.copy()
+    atoms = atoms.repeat([int(n) for n in entry.get("supercell", (1, 1, 1))])
+    stretch_c = 1.0 + np.array(entry.get("strain", (0.0, 0.0, 0.0)), dtype=float)
+    atoms.set_cell(atoms.cell[:] * stretch_c, scale_atoms=False)
+    atoms.positions *= stretch_c
     random = np.random.default_rng(int(entry.get("seed", 0)))
     if rattle > 0:
         atoms.positions += random.normal(scale=rattle, size=atoms.positions.shape)
@@ -261,8 +303,9 @@ class _Source:
 
 SOURCES = {
     "layers": _Source(_slab, tuple(field.name for field in fields(SlabEntry))),
+    "twist": _Source(_twist, ("lattice", "distance", "stacking", "rattle", "seed", "vacuum")),
     "smiles": _Source(_molecule, ("rattle", "seed", "vacuum")),
     "carboxylate": _Source(_cluster, ("rattle", "seed", "vacuum")),
-    "core_mof": _Source(_framework, ("rattle", "seed")),
-    "file": _Source(_file, ("frame", "kind", "rattle", "seed", "vacuum")),
+    "core_mof": _Source(_framework, ("supercell", "strain", "rattle", "seed")),
+    "file": _Source(_file, ("frame", "kind", "supercell", "strain", "rattle", "seed", "vacuum")),
 }

@@ -1,4 +1,4 @@
-"""Slabs of 2H transition-metal disulfides, in the stackings that a training set needs."""
+"""Slabs of one or two hexagonal layers, in the stackings that a training set needs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from hamgnn_solve.core.building.hexagonal_layers import HEXAGONAL_LAYERS
 from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.units import ANGSTROM_PER_BOHR
 
 __all__ = ["SlabEntry", "build_slab", "center_slab"]
 
-METAL = {"MoS2": "Mo", "WS2": "W"}
-# Height of sulfur above the metal plane in Angstrom.
-SULFUR_HEIGHT = {"MoS2": 1.565, "WS2": 1.570}
 # Rows are lattice vectors of the larger cell in units of those of the primitive one.
 SUPERCELLS = {
     "1x1": np.array([[1, 0], [0, 1]]),
@@ -35,7 +34,7 @@ class SlabEntry:
     name : str
         Name of the structure.
     layers : list of str
-        One or two of "MoS2" and "WS2", from bottom to top.
+        One or two names of `HEXAGONAL_LAYERS`, from bottom to top.
     lattice : float
         Lattice constant of the hexagonal cell before strain.
     strain : list of two floats
@@ -47,7 +46,7 @@ class SlabEntry:
     shift : list of two floats
         Lateral shift of the upper layer in units of the 1x1 lattice vectors.
     distance : float
-        Distance between the metal planes.
+        Distance between the mid-planes of the layers.
     rattle : float
         Standard deviation of random displacements along each axis.
     seed : int
@@ -74,10 +73,10 @@ class SlabEntry:
     vacuum: float = 5.5
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.layers) <= 2 or not set(self.layers) <= set(METAL):
+        if not 1 <= len(self.layers) <= 2 or not set(self.layers) <= set(HEXAGONAL_LAYERS):
             raise InputError(
                 f"Entry {self.name} has layers {list(self.layers)}; give one or two of "
-                f"{', '.join(METAL)}."
+                f"{', '.join(HEXAGONAL_LAYERS)}."
             )
         if self.supercell not in SUPERCELLS:
             raise InputError(
@@ -93,24 +92,19 @@ class SlabEntry:
 def build_slab(entry: SlabEntry) -> Atoms:
     """Return the slab of `entry`, periodic in x and y, open and centred in z.
 
-    Prismatic layers: metal at (1/3, 2/3), both sulfur atoms at (2/3, 1/3) of the hexagonal cell;
-    the H stacking inverts these in-plane coordinates of the upper layer.
+    The H stacking inverts the in-plane coordinates of the upper layer.
     """
     hexagonal_cv = entry.lattice * np.array([[1.0, 0.0], [-0.5, np.sqrt(3) / 2]])
     symbols: list[str] = []
     planes = []
-    for n, layer in enumerate(entry.layers):
+    for n, name in enumerate(entry.layers):
+        layer = HEXAGONAL_LAYERS[name]
         turn = -1.0 if n == 1 and entry.stacking == "H" else 1.0
         shift_c = np.array(entry.shift) if n == 1 else np.zeros(2)
-        metal_c, sulfur_c = turn * np.array([[1, 2], [2, 1]]) / 3 + shift_c
-        height = SULFUR_HEIGHT[layer]
-        symbols += [METAL[layer], "S", "S"]
-        planes += [
-            [*metal_c, n * entry.distance],
-            [*sulfur_c, n * entry.distance + height],
-            [*sulfur_c, n * entry.distance - height],
-        ]
-    basis_ic = np.array(planes)
+        symbols += layer.symbols
+        height_i = n * entry.distance + layer.height_i * ANGSTROM_PER_BOHR
+        planes.append(np.column_stack([turn * layer.fractional_ic + shift_c, height_i]))
+    basis_ic = np.concatenate(planes)
     repeat_cc = SUPERCELLS[entry.supercell]
     offset_xc = _lattice_points(repeat_cc)
     fractional_ic = (basis_ic[:, None, :2] + offset_xc[None]).reshape(-1, 2)
