@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 
 from hamgnn_solve import __version__
 from hamgnn_solve.cli.options import SolveOptions
@@ -201,10 +200,11 @@ def main(arguments: list[str] | None = None) -> int:
     # Imported here so that --help answers at once.
     from mpi4py import MPI
 
-    from hamgnn_solve.core.errors import InputError
+    from hamgnn_solve.parallel.faults import exit_code_of
 
     comm = MPI.COMM_WORLD
-    try:
+
+    def work() -> None:
         # Here, because it refuses a PETSc that cannot be used.
         from hamgnn_solve.cli.given import solve_given
         from hamgnn_solve.cli.solve import solve
@@ -238,17 +238,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
         run = solve if options.hamiltonian is None else solve_given
         run(options, comm)
-    except InputError as error:
-        if comm.rank == 0:
-            print(f"hamgnn-solve: {error}", file=sys.stderr)
-        return 2
-    except BaseException:
-        if comm.size == 1:
-            raise
-        traceback.print_exc()
-        sys.stderr.flush()
-        comm.Abort(1)
-    return 0
+
+    return exit_code_of("hamgnn-solve", comm, work)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from hamgnn_solve.cli.convert import add_convert
 from hamgnn_solve.cli.evaluate import add_evaluate
 from hamgnn_solve.cli.label import add_label
 from hamgnn_solve.cli.structure import add_structure
+from hamgnn_solve.cli.train import add_train
 
 if TYPE_CHECKING:
     from hamgnn_solve.core.model import Model
@@ -86,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_convert(subjects)
     add_label(subjects)
     add_structure(subjects)
+    add_train(subjects)
     add_evaluate(subjects)
     return parser
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.domain import serial_domain
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.core.model import GPAW_DATA, OPENMX, Model
+from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.network.predict import predict
 from hamgnn_solve.core.observables.band_path import BandPath, band_path
 from hamgnn_solve.core.observables.band_plot import plot_band_comparison
@@ -22,11 +22,11 @@ from hamgnn_solve.core.units import EV_PER_HARTREE
 from hamgnn_solve.training.label_file import (
     Label,
     label_operators,
-    label_structure_of,
     restrict_label,
 )
+from hamgnn_solve.training.same_orbitals import check_same_orbitals, labelled_structure
 
-__all__ = ["Comparison", "compare", "draw_comparison", "labelled_structure", "restricted"]
+__all__ = ["Comparison", "compare", "draw_comparison", "restricted"]
 
 # Largest step along a drawn path in 1/Angstrom.
 PATH_SPACING = 0.05
@@ -128,7 +128,7 @@ def compare(model: Model, name: str, label: Label) -> Comparison:
         orbitals.
     """
     structure = labelled_structure(label, model)
-    _check_same_orbitals(model, name, label)
+    check_same_orbitals(model, name, label)
     predicted = predict(model, serial_domain(structure, model.basis))
     own = label if model.openmx_species else restrict_label(label, model.kept)
     hamiltonian, overlap = label_operators(own)
@@ -166,18 +166,6 @@ def draw_comparison(comparison: Comparison, folder: Path) -> None:
     plot_band_comparison(label, predicted, path, title, *files)
 
 
-def labelled_structure(label: Label, model: Model) -> Structure:
-    """Return the structure of a label, open axes so long that no image is in orbital range."""
-    structure = label_structure_of(label)
-    model.check_covers(structure)
-    reach = 2 * float(model.basis.cutoff_i(structure).max())
-    height_c = 1.0 / np.linalg.norm(np.linalg.inv(structure.cell_cc), axis=0)
-    fractional_ic = structure.fractional_ic
-    needed_c = np.ptp(fractional_ic, axis=0) * height_c + reach
-    factor_c = np.where(label.periodic_c, 1.0, np.maximum(needed_c / height_c, 1.0))
-    return replace(structure, cell_cc=structure.cell_cc * factor_c[:, None])
-
-
 def restricted(operator: BlockOperator, like: BlockOperator) -> BlockOperator:
     """Return the blocks of `operator` on the pairs of `like`, zero where it has none."""
     result = BlockOperator.zeros(like.pairs, like.norb_i)
@@ -186,25 +174,6 @@ def restricted(operator: BlockOperator, like: BlockOperator) -> BlockOperator:
         stored = chosen[place_q[chosen] >= 0]
         result.set_blocks(stored, operator.blocks(place_q[stored], rows, columns))
     return result
-
-
-def _check_same_orbitals(model: Model, name: str, label: Label) -> None:
-    own = {
-        symbol: species if isinstance(species, str) else species.name
-        for symbol, species in model.species.items()
-    }
-    source = OPENMX if model.openmx_species else GPAW_DATA
-    if label.basis != source:
-        raise InputError(
-            f"The label {name} is in the basis {label.basis} and model {model.name} in {source}; "
-            "give labels in the basis of the model."
-        )
-    for symbol, orbitals in label.species.items():
-        if own.get(symbol) != orbitals:
-            raise InputError(
-                f"The label {name} has the orbitals {orbitals} and model {model.name} "
-                f"{own.get(symbol)}; give labels in the orbitals of the model."
-            )
 
 
 def _energies(

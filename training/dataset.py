@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
-import h5py
 import numpy as np
 import scipy.linalg
 import torch
 from numpy.typing import NDArray
 
+from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.network.graph import PairGraph
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.core.pairs import PairList, find_pairs, onsite_pairs
 from hamgnn_solve.training.label_file import (
     Label,
     label_operators,
-    label_structure_of,
-    read_label,
+    labels_of,
     restrict_label,
 )
+from hamgnn_solve.training.same_orbitals import check_same_orbitals, labelled_structure
 
 __all__ = [
     "BandStates",
     "TrainingStructure",
-    "bloch_matrix",
+    "bloch_sum",
     "read_labels",
     "training_structure",
 ]
@@ -44,6 +47,10 @@ SPECIAL_KPOINTS = np.array(
 )
 LABEL_KPOINTS = 4
 RANDOM_KPOINTS = 6
+# From so many orbitals on fewer k-points do: their number times the cube is what states cost.
+MANY_ORBITALS = 200
+# Mean |H - H0| in Hartree below which H is taken for H0.
+LEAST_DIFFERENCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,13 @@ class TrainingStructure:
     shift_qc : Tensor, shape (Q, 3)
         Cell shift of each block.
     bands : list of BandStates
-        States at several k-points.
+        States at several k-points; may be empty.
+    norbitals : int
+        Orbitals M of the structure.
+    filled_bands : int
+        Bands that the electrons fill.
+    periodic_c : ndarray of bool, shape (3,)
+        Which axes are periodic.
     """
 
     name: str
@@ -104,6 +117,24 @@ class TrainingStructure:
     element: torch.Tensor
     shift_qc: torch.Tensor
     bands: list[BandStates]
+    norbitals: int
+    filled_bands: int
+    periodic_c: NDArray[np.bool_]
+
+    def to(self, device: torch.device) -> TrainingStructure:
+        """Return the structure with its tensors on a device."""
+        if self.target.device == device:
+            return self
+        moved: dict[str, Any] = {
+            one.name: value.to(device)
+            for one in fields(self)
+            if isinstance(value := getattr(self, one.name), torch.Tensor | PairGraph)
+        }
+        bands = [
+            BandStates(*(x.to(device) for x in (b.kpoint_c, b.energies_n, b.states_mn)))
+            for b in self.bands
+        ]
+        return replace(self, bands=bands, **moved)
 
     @property
     def natoms(self) -> int:
@@ -116,21 +147,39 @@ class TrainingStructure:
         return torch.cat([self.pairs.distance.new_zeros(self.natoms), self.pairs.distance])
 
 
-def bloch_matrix(operator: BlockOperator, kpoint_c: NDArray[np.float64]) -> NDArray[np.complex128]:
-    """Return O(k) = sum_R exp(2 pi i k.R) O(R) as a dense matrix, shape (M, M)."""
-    start_i = np.concatenate([[0], np.cumsum(operator.norb_i)])
-    size = int(start_i[-1])
-    matrix = np.zeros(size * size, dtype=np.complex128)
-    phase_p = np.exp(2j * np.pi * (operator.pairs.shift_pc @ kpoint_c))
-    for chosen_p, rows, columns in operator.groups():
-        row = start_i[operator.pairs.first_p[chosen_p]][:, None, None] + np.arange(rows)[:, None]
-        column = start_i[operator.pairs.second_p[chosen_p]][:, None, None] + np.arange(columns)
-        values = operator.blocks(chosen_p, rows, columns) * phase_p[chosen_p][:, None, None]
-        np.add.at(matrix, (row * size + column).ravel(), values.ravel())
-    return matrix.reshape(size, size)
+def bloch_sum(
+    blocks: torch.Tensor, structure: TrainingStructure, kpoint_c: NDArray[np.float64] | torch.Tensor
+) -> torch.Tensor:
+    """Return O(k) = sum_R exp(2 pi i k.R) O(R) of blocks of a structure, differentiable.
+
+    Parameters
+    ----------
+    blocks : Tensor, shape (Q, n, n)
+        Padded blocks, on-site first.
+    structure : TrainingStructure
+    kpoint_c : array_like, shape (3,)
+        Fractional k.
+
+    Returns
+    -------
+    Tensor of complex, shape (M, M)
+        Double precision for an ndarray of k, else that of the k-point.
+    """
+    k_c = torch.as_tensor(kpoint_c, device=blocks.device)
+    size = structure.norbitals
+    counts = structure.present.flatten(1).sum(dim=1)
+    angle = 2.0 * math.pi * (structure.shift_qc.to(k_c.dtype) @ k_c)
+    angle = torch.repeat_interleave(angle, counts)
+    values = blocks[structure.present].to(k_c.dtype)
+    zeros = values.new_zeros(size * size)
+    real = zeros.index_add(0, structure.element, values * torch.cos(angle))
+    imaginary = zeros.index_add(0, structure.element, values * torch.sin(angle))
+    return torch.complex(real, imaginary).view(size, size)
 
 
-def training_structure(name: str, label: Label, model: Model, seed: int = 0) -> TrainingStructure:
+def training_structure(
+    name: str, label: Label, model: Model, seed: int = 0, with_states: bool = True
+) -> TrainingStructure:
     """Return the tensors of one label for a model's network.
 
     Parameters
@@ -138,16 +187,28 @@ def training_structure(name: str, label: Label, model: Model, seed: int = 0) -> 
     name : str
         Name of the label; with `seed` it decides the random k-points.
     label : Label
-        Blocks from GPAW; pairs beyond the orbitals' range are left out.
+        Blocks of the labelling program; pairs beyond the orbitals' range are left out.
     model : Model
-        It says between which orbitals the blocks are, their range and their order.
+        It says between which orbitals the blocks are, their range and their order. Where its
+        network predicts H - H0, that is the target.
     seed : int
-        Seed of the random k-points.
+        Seed of the random k-points of the states.
+    with_states : bool
+        Compute the label's states (a diagonalisation for each k-point).
+
+    Raises
+    ------
+    InputError
+        When label and model do not speak of the same orbitals, the label has no H0 that the model
+        needs, or its H is H0: that of a program that never made the density consistent.
     """
+    structure = labelled_structure(label, model)
+    check_same_orbitals(model, name, label)
     if not model.openmx_species:
         label = restrict_label(label, model.kept)
-    structure = label_structure_of(label)
     hamiltonian, overlap = label_operators(label)
+    if model.network.config.add_h0:
+        hamiltonian = _without_zero(name, label, hamiltonian)
     pairs = find_pairs(structure, model.basis.cutoff_i(structure))
     onsite = onsite_pairs(np.arange(structure.natoms, dtype=np.int64))
     blocks = PairList(
@@ -159,30 +220,31 @@ def training_structure(name: str, label: Label, model: Model, seed: int = 0) -> 
     place_q = hamiltonian.pairs.position_of(blocks)
     types_i = model.types_i(structure)
     n = model.network.table.norbitals
-    target = np.zeros((len(blocks), n, n))
-    metric = np.zeros((len(blocks), n, n))
+    target = np.zeros((len(blocks), n, n), dtype=np.float32)
+    metric = np.zeros((len(blocks), n, n), dtype=np.float32)
     present = np.zeros((len(blocks), n, n), dtype=bool)
     element = np.zeros((len(blocks), n, n), dtype=np.int64)
     start_i = np.concatenate([[0], np.cumsum(hamiltonian.norb_i)])
-    for a, rows in enumerate(model.slots):
-        for b, columns in enumerate(model.slots):
-            chosen = np.flatnonzero(
-                (types_i[blocks.first_p] == a) & (types_i[blocks.second_p] == b)
-            )
-            where = np.ix_(chosen, rows, columns)
-            present[where] = True
-            row = start_i[blocks.first_p[chosen]][:, None, None] + np.arange(len(rows))[:, None]
-            column = start_i[blocks.second_p[chosen]][:, None, None] + np.arange(len(columns))
-            element[where] = row * int(start_i[-1]) + column
-            # A pair whose label blocks are all below the file's threshold stays zero.
-            stored = chosen[place_q[chosen] >= 0]
-            where = np.ix_(stored, rows, columns)
-            shape = len(rows), len(columns)
-            left, right = model.mixing[a], model.mixing[b].T
-            target[where] = left @ hamiltonian.blocks(place_q[stored], *shape) @ right
-            metric[where] = left @ overlap.blocks(place_q[stored], *shape) @ right
+    for a, b in np.unique(np.stack([types_i[blocks.first_p], types_i[blocks.second_p]], 1), axis=0):
+        rows, columns = model.slots[a], model.slots[b]
+        chosen = np.flatnonzero((types_i[blocks.first_p] == a) & (types_i[blocks.second_p] == b))
+        where = np.ix_(chosen, rows, columns)
+        present[where] = True
+        row = start_i[blocks.first_p[chosen]][:, None, None] + np.arange(len(rows))[:, None]
+        column = start_i[blocks.second_p[chosen]][:, None, None] + np.arange(len(columns))
+        element[where] = row * int(start_i[-1]) + column
+        # A pair whose label blocks are all below the file's threshold stays zero.
+        stored = chosen[place_q[chosen] >= 0]
+        where = np.ix_(stored, rows, columns)
+        shape = len(rows), len(columns)
+        left, right = model.mixing[a], model.mixing[b].T
+        target[where] = left @ hamiltonian.blocks(place_q[stored], *shape) @ right
+        metric[where] = left @ overlap.blocks(place_q[stored], *shape) @ right
     mask = torch.from_numpy(present)
     mixing = [model.mixing[t] for t in types_i]
+    states = (
+        _band_states(name, label, scipy.linalg.block_diag(*mixing), seed) if with_states else []
+    )
     return TrainingStructure(
         name=name,
         types=torch.from_numpy(types_i),
@@ -192,22 +254,56 @@ def training_structure(name: str, label: Label, model: Model, seed: int = 0) -> 
             torch.from_numpy(pairs.vector_pc).float(),
         ),
         reverse=torch.from_numpy(pairs.position_of(pairs.reversed())),
-        target=torch.from_numpy(target).float(),
-        overlap=torch.from_numpy(metric).float(),
+        target=torch.from_numpy(target),
+        overlap=torch.from_numpy(metric),
         present=mask,
         element=torch.from_numpy(element)[mask],
         shift_qc=torch.from_numpy(blocks.shift_pc).float(),
-        bands=_band_states(name, label, scipy.linalg.block_diag(*mixing), seed),
+        bands=states,
+        norbitals=int(start_i[-1]),
+        filled_bands=round(float(label.details["electrons"]) / 2),
+        periodic_c=label.periodic_c,
     )
 
 
 def read_labels(
-    path: Path, model: Model, names: list[str] | None = None
+    paths: Sequence[Path],
+    model: Model,
+    left_out: Sequence[str] = (),
+    with_states: bool = True,
 ) -> dict[str, TrainingStructure]:
-    """Read the labels of a file (all, or those of `names` that it has) for training."""
-    with h5py.File(path, "r", locking=False) as file:
-        chosen = [name for name in file if names is None or name in names]
-        return {name: training_structure(name, read_label(file[name]), model) for name in chosen}
+    """Read the labels of some files for training, but for those of `left_out`.
+
+    Raises
+    ------
+    InputError
+        As `training_structure`; when a file cannot be read or two have a label of one name.
+    """
+    found: dict[str, TrainingStructure] = {}
+    for path in paths:
+        for name, label in labels_of(path):
+            if name in left_out:
+                continue
+            if name in found:
+                raise InputError(f"{path} has a label {name}, which another file has too.")
+            found[name] = training_structure(name, label, model, with_states=with_states)
+    return found
+
+
+def _without_zero(name: str, label: Label, hamiltonian: BlockOperator) -> BlockOperator:
+    """Return H - H0 of a label."""
+    if label.h0_values is None:
+        raise InputError(
+            f"The label {name} holds no H0, which the model takes off; make it again with "
+            "hamgnn-tools openmx collect."
+        )
+    difference = label.h_values - label.h0_values
+    if np.abs(difference).mean() < LEAST_DIFFERENCE:
+        raise InputError(
+            f"The H of label {name} is H0 itself; give an H of a converged calculation (the "
+            ".scfout of OpenMX, not overlap.scfout)."
+        )
+    return replace(hamiltonian, values=difference)
 
 
 def _band_states(
@@ -219,11 +315,14 @@ def _band_states(
     random = np.random.default_rng([seed, *name.encode()])
     own = label.kpoints_kc[random.permutation(len(label.kpoints_kc))[:LABEL_KPOINTS]]
     free = random.uniform(-0.5, 0.5, (RANDOM_KPOINTS, 3)) * label.periodic_c
-    bands = []
     special = SPECIAL_KPOINTS * label.periodic_c
-    for kpoint_c in np.concatenate([special, own, free]):
+    if len(mixing_mm) > MANY_ORBITALS:
+        own, free, special = own[:1], free[:2], special[:2]
+    bands = []
+    # Axes that are not periodic leave fewer different points.
+    for kpoint_c in np.unique(np.concatenate([special, own, free]) + 0.0, axis=0):
         energies_n, states_mn = scipy.linalg.eigh(
-            bloch_matrix(hamiltonian, kpoint_c), bloch_matrix(overlap, kpoint_c)
+            dense_matrix(hamiltonian, kpoint_c), dense_matrix(overlap, kpoint_c)
         )
         bands.append(
             BandStates(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 
+from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.units import EV_PER_HARTREE
-from hamgnn_solve.training.dataset import BandStates, TrainingStructure
+from hamgnn_solve.training.dataset import BandStates, TrainingStructure, bloch_sum
 
-__all__ = ["MEV_PER_HARTREE", "HamiltonianLoss", "aligned_error", "state_error"]
+__all__ = [
+    "MEV_PER_HARTREE",
+    "HamiltonianLoss",
+    "aligned_error",
+    "padded_error",
+    "state_error",
+]
 
 MEV_PER_HARTREE = 1000.0 * EV_PER_HARTREE
 
@@ -52,17 +58,20 @@ def state_error(
     Its diagonal is the first-order error of the energies: C^H dH(k) C with H C = S C e and
     C^H S C = 1.
     """
-    size = len(band.energies_n)
-    phase = 2.0 * math.pi * (structure.shift_qc @ band.kpoint_c)
-    values = error[structure.present]
-    counts = structure.present.flatten(1).sum(dim=1)
-    phase = torch.repeat_interleave(phase, counts)
-    zeros = values.new_zeros(size * size)
-    real = zeros.index_add(0, structure.element, values * torch.cos(phase))
-    imaginary = zeros.index_add(0, structure.element, values * torch.sin(phase))
-    matrix = torch.complex(real, imaginary).view(size, size)
+    matrix = bloch_sum(error, structure, band.kpoint_c)
     result: torch.Tensor = band.states_mn.conj().t() @ matrix @ band.states_mn
     return result
+
+
+def padded_error(error: torch.Tensor) -> torch.Tensor:
+    """Return HamGNN's published loss: the mean of |error| over all entries of padded blocks.
+
+    Parameters
+    ----------
+    error : Tensor, shape (Q, n, n)
+        Predicted minus true blocks, zero between orbitals that do not exist.
+    """
+    return error.abs().mean()
 
 
 @dataclass(frozen=True)
@@ -71,39 +80,61 @@ class HamiltonianLoss:
 
     Parameters
     ----------
+    published : bool
+        HamGNN's own loss instead: `padded_error`, and nothing of what follows.
+    free_zero : bool
+        The energy zero of labels is arbitrary: the best c S is taken off the error first.
     edges : tuple of float
         Distances in Bohr that part the off-site blocks into classes.
     class_weights : tuple of float
         Weight of the mean absolute error of on-site blocks and of each off-site class.
-    band_weight : float
+    state_weight : float
         Weight of the error M = C^H dH(k) C between the label's states at a k-point. With
         D_n = 1 + |e_n| / w, e relative to the Fermi level, it counts twice: as mean of |M_nm|
         weighted by 1 / (D_n D_m), which is about the states near the Fermi level, and as 4-norm
         mean of the rows' lengths of M_nm / sqrt(D_n D_m): where a row of it reaches w, a high
         state may fall to the Fermi level (in a nearly dependent basis high states are that
         sensitive).
-    band_width : float
+    state_width : float
         w in Hartree.
-    band_scale : float
+    state_scale : float
         In the first mean errors x above this (Hartree) count by their logarithm, t ln(1 + x / t):
         basis states of nearly vanishing norm would drown all others.
+    state_kpoints : int
+        k-points a structure and update.
     shift_weight : float
         Weight of |c|, the constant between prediction and label.
+
+    Raises
+    ------
+    InputError
+        When there is not one weight for the on-site blocks and one for each class.
     """
 
+    published: bool = False
+    free_zero: bool = True
     edges: tuple[float, ...] = (7.0, 12.0)
     class_weights: tuple[float, ...] = (1.0, 1.0, 0.7, 0.4)
-    band_weight: float = 1.0
-    band_width: float = 0.1
-    band_scale: float = 0.02
+    state_weight: float = 0.0
+    state_width: float = 0.1
+    state_scale: float = 0.02
+    state_kpoints: int = 2
     shift_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.class_weights) != len(self.edges) + 2:
-            raise ValueError("one class weight for the on-site blocks and one a distance class")
+            raise InputError(
+                f"loss: {len(self.edges)} edges need {len(self.edges) + 2} class_weights (on-site, "
+                "then one a distance class)."
+            )
+
+    @property
+    def needs_states(self) -> bool:
+        """Whether the label's states are looked at."""
+        return self.state_weight > 0 and not self.published
 
     def __call__(
-        self, predicted: torch.Tensor, structure: TrainingStructure, bands: list[BandStates]
+        self, predicted: torch.Tensor, structure: TrainingStructure, states: list[BandStates]
     ) -> dict[str, torch.Tensor]:
         """Return the total loss and its parts in meV.
 
@@ -113,42 +144,61 @@ class HamiltonianLoss:
             Predicted blocks, on-site first.
         structure : TrainingStructure
             Labels.
-        bands : list of BandStates
-            States that the band part averages over, one or more k-points.
+        states : list of BandStates
+            States that the part about them averages over, one or more k-points.
         """
-        error, shift = aligned_error(
-            predicted - structure.target, structure.overlap, structure.present
-        )
+        error = predicted - structure.target
+        shift = error.new_zeros(())
+        if self.free_zero and not self.published:
+            error, shift = aligned_error(error, structure.overlap, structure.present)
+        else:
+            error = torch.where(structure.present, error, torch.zeros_like(error))
         magnitude = error.abs()
-        bounds = torch.tensor(self.edges, dtype=structure.distance_q.dtype)
-        kind = 1 + torch.bucketize(structure.distance_q, bounds)
-        kind[: structure.natoms] = 0
         sums = magnitude.flatten(1).sum(dim=1)
         counts = structure.present.flatten(1).sum(dim=1).to(sums.dtype)
+        report = {"mae": sums.sum() / counts.sum(), "shift": shift}
+        if self.published:
+            report["loss"] = padded_error(error)
+        else:
+            self._add_parts(report, structure, sums, counts)
+            if self.needs_states and states:
+                self._add_states(report, error, structure, states)
+        return {key: MEV_PER_HARTREE * value for key, value in report.items()}
+
+    def _add_parts(
+        self,
+        report: dict[str, torch.Tensor],
+        structure: TrainingStructure,
+        sums: torch.Tensor,
+        counts: torch.Tensor,
+    ) -> None:
+        """Add the mean errors of the classes of blocks, and their weighted sum as the loss."""
+        bounds = torch.tensor(self.edges, dtype=sums.dtype, device=sums.device)
+        kind = 1 + torch.bucketize(structure.distance_q.to(sums.dtype), bounds)
+        kind[: structure.natoms] = 0
         classes = sums.new_zeros(2, len(self.class_weights))
         classes = classes.index_add(1, kind, torch.stack([sums, counts]))
         means = classes[0] / classes[1].clamp(min=1.0)
-        blocks = (means * means.new_tensor(self.class_weights)).sum()
-        parts = [self._band_errors(error, structure, band) for band in bands]
-        states, form, levels = (torch.stack(x).mean() for x in zip(*parts, strict=True))
-        total = blocks + self.band_weight * (10.0 * states + form)
-        total = total + self.shift_weight * shift.abs()
-        report = {
-            "loss": total,
-            "mae": magnitude.sum() / counts.sum(),
-            "onsite": means[0],
-            "near": means[1],
-            "states": states,
-            "form": form,
-            "levels": levels,
-            "shift": shift,
-        }
-        return {key: MEV_PER_HARTREE * value for key, value in report.items()}
+        report |= {"onsite": means[0], "near": means[1]}
+        report["loss"] = (means * means.new_tensor(self.class_weights)).sum()
+        report["loss"] = report["loss"] + self.shift_weight * report["shift"].abs()
 
-    def _band_errors(
+    def _add_states(
+        self,
+        report: dict[str, torch.Tensor],
+        error: torch.Tensor,
+        structure: TrainingStructure,
+        states: list[BandStates],
+    ) -> None:
+        parts = [self._state_errors(error, structure, band) for band in states]
+        near, form, levels = (torch.stack(x).mean() for x in zip(*parts, strict=True))
+        report |= {"states": near, "form": form, "levels": levels}
+        report["loss"] = report["loss"] + self.state_weight * (10.0 * near + form)
+
+    def _state_errors(
         self, error: torch.Tensor, structure: TrainingStructure, band: BandStates
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        scale = 1.0 / (1.0 + band.energies_n.abs() / self.band_width)
+        scale = 1.0 / (1.0 + band.energies_n.abs() / self.state_width)
         weight = scale[:, None] * scale[None, :]
         between = state_error(error, structure, band)
         # Smooth at zero; 1e-6 Hartree is far below any error reached.
@@ -159,4 +209,4 @@ class HamiltonianLoss:
         return states, form, levels
 
     def _compressed(self, size: torch.Tensor) -> torch.Tensor:
-        return self.band_scale * torch.log1p(size / self.band_scale)
+        return self.state_scale * torch.log1p(size / self.state_scale)

@@ -1,224 +1,162 @@
-"""Train a network on labelled structures.
+"""Train a network on labelled structures, step after step, on one or more ranks.
 
-    python -m hamgnn_solve.training.train RECIPE.yaml --labels FILE.h5 --out FOLDER
-
-The folder receives `curve.csv`, `checkpoint.pt` and `model/`, the model folder with the averaged
-weights and the surroundings of the atoms trained on. The same command continues a run that was
-stopped.
+The structures of an update are shared out over the ranks and their gradients summed, so that the
+weights do not depend on the number of ranks but by rounding. Every rank holds all labels. The
+folder receives `curve.csv`, `checkpoint.pt` and `model/`, the model folder with the averaged
+weights; a run that was stopped goes on where its last validation was.
 """
 
 from __future__ import annotations
 
-import argparse
+import copy
 import csv
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
-import yaml
+from mpi4py import MPI
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.model import Model, load_model, save_model
-from hamgnn_solve.core.network.build import Network
-from hamgnn_solve.core.network.config import NetworkConfig
-from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork
+from hamgnn_solve.core.model_selection import find_model
+from hamgnn_solve.core.network.build import Network, build_network
+from hamgnn_solve.core.network.radial import radial_functions
+from hamgnn_solve.parallel.faults import agreed
+from hamgnn_solve.training.band_loss import random_kpoints
+from hamgnn_solve.training.config import OptimizerSettings, TrainingConfig, TrainingStep
 from hamgnn_solve.training.dataset import TrainingStructure, read_labels
-from hamgnn_solve.training.environments import record_environments
-from hamgnn_solve.training.label_file import label_structures
-from hamgnn_solve.training.loss import MEV_PER_HARTREE, HamiltonianLoss
+from hamgnn_solve.training.loss import MEV_PER_HARTREE
 from hamgnn_solve.training.reference import fit_reference
 
-__all__ = ["OptimizerSettings", "TrainingRecipe", "initialise", "read_training_recipe", "train"]
+__all__ = ["initialise", "make_optimizer", "train"]
 
 CHECKPOINT = "checkpoint.pt"
 CURVE = "curve.csv"
-KPOINTS = 2  # an update looks at
-RADIAL_SCALE = 4.0
+# Root mean square of what radial perceptrons are first given of the closest pair.
+RADIAL_SIZE = 0.4
 OUTPUT_SCALE = 0.01
+# Apart from training, so that no structure is validated at the k-points it was trained at.
+VALIDATION_SEED = 1 << 31
 
 
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """Settings of AdamW and its schedule.
-
-    Parameters
-    ----------
-    steps : int
-        Number of parameter updates.
-    learning_rate, final_fraction : float
-        Highest learning rate, and the fraction of it at the end of the cosine decay.
-    warmup_steps : int
-        Updates over which the rate rises linearly.
-    gradient_clip : float
-        Largest norm of the gradient, in units of the running mean of that norm.
-    ema_decay : float
-        Decay of the averaged weights that are validated and saved.
-    structures_per_step : int
-        Structures whose gradients are summed for one update.
-    validate_every : int
-        Updates between validations (and checkpoints).
-    """
-
-    steps: int
-    learning_rate: float
-    final_fraction: float
-    warmup_steps: int
-    gradient_clip: float
-    ema_decay: float
-    structures_per_step: int
-    validate_every: int
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.structures_per_step, self.validate_every) < 1:
-            raise InputError("steps, structures_per_step and validate_every must be at least 1.")
-        if not (self.learning_rate > 0 and 0 <= self.ema_decay < 1):
-            raise InputError("learning_rate must be positive and ema_decay lie in [0, 1).")
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of an update, counted from 0."""
-        warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
-        cosine = 0.5 * (1.0 + math.cos(math.pi * min(step / self.steps, 1.0)))
-        return (
-            self.learning_rate * warm * (self.final_fraction + (1.0 - self.final_fraction) * cosine)
-        )
-
-
-@dataclass(frozen=True)
-class TrainingRecipe:
-    """Everything that decides a training run, apart from the labels.
-
-    Parameters
-    ----------
-    name : str
-        Name of the model.
-    species : dict of str to str
-        Data set of each element; the order gives the network's element types.
-    orthonormal : bool
-        Predict between orbitals that are orthonormal on each atom.
-    network : NetworkConfig
-        Shape of the network.
-    loss : HamiltonianLoss
-        Loss and its weights.
-    optimizer : OptimizerSettings
-        Optimiser and schedule.
-    seed : int
-        Seed of weights and order.
-    validation : tuple of str
-        Names of labels that are never trained on.
-    """
-
-    name: str
-    species: dict[str, str]
-    orthonormal: bool
-    network: NetworkConfig
-    loss: HamiltonianLoss
-    optimizer: OptimizerSettings
-    seed: int
-    validation: tuple[str, ...]
-
-
-def read_training_recipe(path: Path) -> TrainingRecipe:
-    """Read a recipe.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read or an entry is missing, unknown or of the wrong kind.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-        species = {str(k): str(v) for k, v in content["species"].items()}
-        network = {**content["network"], "num_types": len(species)}
-        network["shells"] = tuple(network["shells"])
-        loss: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in content["loss"].items()
-        }
-        return TrainingRecipe(
-            name=str(content["name"]),
-            species=species,
-            orthonormal=bool(content["orthonormal"]),
-            network=NetworkConfig(**network),
-            loss=HamiltonianLoss(**loss),
-            optimizer=OptimizerSettings(**content["optimizer"]),
-            seed=int(content["seed"]),
-            validation=tuple(content["validation"]),
-        )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not a training recipe ({error}); mend that entry.") from error
+def make_optimizer(
+    settings: OptimizerSettings, parameters: Iterable[torch.nn.Parameter]
+) -> torch.optim.AdamW:
+    """Return AdamW without weight decay, with the settings of a step."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=1e-8,
+        weight_decay=0.0,
+        amsgrad=settings.amsgrad,
+    )
 
 
 def initialise(model: Model, structures: list[TrainingStructure]) -> None:
     """Give a new network starting values of the right size.
 
-    The reference blocks are fitted to the labels. Radial weights start large, because squared
-    envelopes are small, and output weights small, because the reference is already near.
+    The reference blocks are fitted to the labels. Radial weights start so large that the closest
+    pair makes itself felt without drowning all others, and output weights small, because the
+    reference is already near.
     """
+    config = model.network.config
+    shortest = min(one.pairs.distance.min() for one in structures if len(one.pairs.distance))
+    radial = radial_functions(
+        shortest[None], config.message_radius, config.num_radial, config.cutoff_power
+    )
+    scale = RADIAL_SIZE / float(radial.square().mean().sqrt())
     with torch.no_grad():
         fit_reference(model, structures)
         for key, parameter in model.network.named_parameters():
             if key.endswith("fc.layer0.weight"):
-                parameter.mul_(RADIAL_SCALE)
+                parameter.mul_(scale)
             if key.endswith("sitenet_linear.weight"):
                 parameter.mul_(OUTPUT_SCALE)
 
 
 def train(
-    recipe: TrainingRecipe, labels: Path, folder: Path, start_from: Path | None = None
+    config: TrainingConfig,
+    folder: Path,
+    comm: MPI.Intracomm,
+    say: Callable[[str], None] = print,
 ) -> Model:
-    """Train, or continue to train, and return the model with averaged weights.
+    """Train, or continue to train, and return the model with averaged weights. Collective.
 
     Parameters
     ----------
-    recipe : TrainingRecipe
+    config : TrainingConfig
         What to train and how.
-    labels : Path
-        HDF5 file of labels.
     folder : Path
         Receives curve, checkpoint and model; a checkpoint found there is continued.
-    start_from : Path, optional
-        Model folder whose weights a new run starts from.
+    comm : mpi4py communicator
+        Its ranks share the structures of each update.
+    say : callable
+        Gets lines of progress on the first rank.
+
+    Raises
+    ------
+    InputError
+        When the start model or a label cannot be used, or nothing is left to train on.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    model = Model(
-        recipe.name,
-        recipe.species,
-        HamiltonianNetwork(recipe.network),
-        orthonormal=recipe.orthonormal,
-    )
-    data = read_labels(labels, model)
-    held_out = [data[name] for name in recipe.validation if name in data]
-    seen = [one for name, one in data.items() if name not in recipe.validation]
+    torch.manual_seed(config.seed)
+    with agreed(comm):
+        device = _device(config, comm)
+        model = _start_model(config)
+        seen, held_out = _read_structures(config, model)
+        if config.start is None and not model.openmx_species:
+            initialise(model, seen)
+    return _Run(config, model, seen, held_out, folder, comm, device, say).run()
+
+
+def _read_structures(
+    config: TrainingConfig, model: Model
+) -> tuple[list[TrainingStructure], list[TrainingStructure]]:
+    """Return the structures to train on, and those held out for validation."""
+    with_states = any(step.loss.needs_states for step in config.steps)
+    data = read_labels(config.labels, model, config.test, with_states)
+    missing = [name for name in config.validation if name not in data]
+    if missing:
+        raise InputError(f"No label file has {missing[0]}, which is named for validation.")
+    seen = [one for name, one in data.items() if name not in config.validation]
     if not seen:
-        raise InputError(f"{labels} holds no label to train on; label structures first.")
-    if start_from is None:
-        initialise(model, seen)
-    else:
-        start = load_model(start_from)
-        model.network.load_state_dict(start.network.state_dict())
-        model = replace(model, training={"continues": start.training})
-    trained = _Run(recipe, model, seen, held_out, folder).run()
-    return _with_environments(trained, labels, {one.name for one in seen}, folder / "model")
+        raise InputError("No label is left to train on; label structures, or hold out fewer.")
+    return seen, [data[name] for name in config.validation]
 
 
-def _with_environments(model: Model, labels: Path, names: set[str], folder: Path) -> Model:
-    """Record the surroundings of the atoms trained on, where they tell a threshold, and save."""
-    with h5py.File(labels, "r", locking=False) as file:
-        structures = {k: x for k, x in label_structures(file).items() if k in names}
-    try:
-        model = record_environments(model, structures)
-    except InputError as error:
-        print(f"environments are not recorded: {error}", flush=True)
-        return model
-    save_model(model, folder)
-    return model
+def _start_model(config: TrainingConfig) -> Model:
+    if config.start is not None:
+        start = find_model(config.start) if "/" not in config.start else load_model(config.start)
+        start.network.train().requires_grad_(True)
+        return replace(
+            start,
+            name=config.name,
+            training={"continues": start.training or start.name},
+            errors={},
+            environments=None,
+        )
+    assert config.network is not None  # TrainingConfig checks it
+    return Model(
+        config.name,
+        config.species,
+        build_network(config.network),
+        orthonormal=config.orthonormal,
+        omitted=config.omitted,
+    )
+
+
+def _device(config: TrainingConfig, comm: MPI.Intracomm) -> torch.device:
+    if config.device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError("device cuda: this machine or build of torch has none; write cpu.")
+    return torch.device("cuda", comm.rank % torch.cuda.device_count())
 
 
 class _Run:
@@ -226,82 +164,155 @@ class _Run:
 
     def __init__(
         self,
-        recipe: TrainingRecipe,
+        config: TrainingConfig,
         model: Model,
         seen: list[TrainingStructure],
         held_out: list[TrainingStructure],
         folder: Path,
+        comm: MPI.Intracomm,
+        device: torch.device,
+        say: Callable[[str], None],
     ) -> None:
-        self.recipe, self.model, self.folder = recipe, model, folder
+        self.config, self.model, self.folder = config, model, folder
+        self.comm, self.device, self.say = comm, device, say
         self.seen, self.held_out = seen, held_out
-        self.network = model.network
-        self.average = HamiltonianNetwork(recipe.network)
-        self.average.load_state_dict(self.network.state_dict())
-        self.average.requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=recipe.optimizer.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=0.0,
-        )
-        self.step = 0
+        self.network: Network = model.network.to(device)
+        for tensor in self.network.state_dict().values():
+            comm.Bcast(tensor.detach().cpu().numpy())
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.place = 0
+        self.update = 0
         self.gradient_norm = 0.0
+        self.best, self.waited = math.inf, 0
         self.shifts: deque[float] = deque(maxlen=len(seen))
+        self._begin_step()
         if (folder / CHECKPOINT).exists():
             self._restore()
+        if comm.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def step(self) -> TrainingStep:
+        """The step of the training that the run is in."""
+        return self.config.steps[self.place]
 
     def run(self) -> Model:
-        """Update until the recipe's number of steps is reached."""
-        settings = self.recipe.optimizer
-        order = self._order()
-        sums: dict[str, float] = {}
-        began = time.perf_counter()
-        while self.step < settings.steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] = settings.rate(self.step)
-            self.optimizer.zero_grad()
-            for _ in range(settings.structures_per_step):
-                structure, bands = next(order)
-                parts = self.recipe.loss(
-                    _all_blocks(self.network, structure),
-                    structure,
-                    [structure.bands[b] for b in bands],
-                )
-                torch.autograd.backward(parts["loss"] / settings.structures_per_step)
-                for key, value in parts.items():
-                    sums[key] = sums.get(key, 0.0) + float(value.detach().abs())
-                self.shifts.append(float(parts["shift"].detach()))
-            self._update()
-            self.step += 1
-            if self.step % settings.validate_every == 0 or self.step == settings.steps:
-                count = settings.validate_every * settings.structures_per_step
-                row = {f"train_{key}": value / count for key, value in sums.items()}
-                self._validate(row, time.perf_counter() - began)
-                sums = {}
+        """Update until all steps are done."""
+        while self.place < len(self.config.steps):
+            self._run_step()
+            self.place += 1
+            if self.place < len(self.config.steps):
+                self.update, self.best, self.waited = 0, math.inf, 0
+                self._begin_step()
+                self._save()
+        self.place = len(self.config.steps) - 1
         return self._averaged_model()
 
-    def _order(self) -> Iterator[tuple[TrainingStructure, list[int]]]:
-        """Yield structures in an order that depends on seed and step alone."""
-        drawn = self.step * self.recipe.optimizer.structures_per_step
-        while True:
-            epoch, within = divmod(drawn, len(self.seen))
-            random = np.random.default_rng([self.recipe.seed, epoch])
-            order = random.permutation(len(self.seen))
-            bands = random.integers(0, 1 << 30, (len(self.seen), KPOINTS))
-            for place in range(within, len(self.seen)):
-                structure = self.seen[order[place]]
-                drawn += 1
-                yield structure, [int(b) % len(structure.bands) for b in bands[place]]
+    def _begin_step(self) -> None:
+        settings = self.step.optimizer
+        self.optimizer = make_optimizer(settings, self.network.parameters())
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer,
+            factor=settings.factor,
+            patience=settings.plateau_patience,
+            threshold=1e-6,
+            cooldown=settings.plateau_patience // 2,
+            min_lr=1e-6,
+        )
 
-    def _update(self) -> None:
-        settings = self.recipe.optimizer
-        limit = settings.gradient_clip * self.gradient_norm if self.gradient_norm else math.inf
+    def _run_step(self) -> None:
+        step, sums = self.step, dict[str, float]()
+        began, since = time.perf_counter(), 0
+        while self.update < step.updates and not (0 < step.patience <= self.waited):
+            if step.optimizer.schedule != "plateau" or self.update < step.optimizer.warmup_updates:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = step.optimizer.rate(self.update, step.updates)
+            self.optimizer.zero_grad()
+            report = self._gradients()
+            for key, value in report.items():
+                sums[key] = sums.get(key, 0.0) + value
+            self._apply()
+            self.update += 1
+            since += 1
+            if self.update % step.validate_every == 0 or self.update == step.updates:
+                row = {f"train_{key}": value / since for key, value in sums.items()}
+                self._validate(row, time.perf_counter() - began)
+                sums, since = {}, 0
+
+    def _gradients(self) -> dict[str, float]:
+        """Sum the gradients of an update's structures over the ranks; return the mean losses."""
+        count = self.step.optimizer.structures_per_update
+        reports: list[tuple[int, dict[str, float]]] = []
+        for number in range(self.comm.rank, count, self.comm.size):
+            drawn = self.update * count + number
+            structure, random = self._drawn(drawn)
+            parts = self._losses(self.network, structure, random, [self.place, drawn])
+            torch.autograd.backward(parts["loss"] / count)
+            reports.append((number, {k: float(v.detach()) for k, v in parts.items()}))
+        gradients = [
+            torch.zeros_like(p) if p.grad is None else p.grad for p in self.network.parameters()
+        ]
+        if self.comm.size > 1:
+            flat = torch.cat([x.flatten() for x in gradients]).cpu().numpy()
+            total = np.empty_like(flat)
+            self.comm.Allreduce(flat, total)
+            pieces = torch.from_numpy(total).split([x.numel() for x in gradients])
+            gradients = [
+                piece.view_as(x).to(x.device) for piece, x in zip(pieces, gradients, strict=True)
+            ]
+        for parameter, gradient in zip(self.network.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        everyone = sorted(
+            (one for ranks in self.comm.allgather(reports) for one in ranks),
+            key=lambda report: report[0],
+        )
+        self.shifts.extend(report["shift"] for _, report in everyone)
+        return {
+            key: sum(abs(report.get(key, 0.0)) for _, report in everyone) / count
+            for key in everyone[0][1]
+        }
+
+    def _drawn(self, drawn: int) -> tuple[TrainingStructure, np.random.Generator]:
+        """Return the structure number `drawn` of the run's order, which the seed decides alone."""
+        epoch, within = divmod(drawn, len(self.seen))
+        order = np.random.default_rng([self.config.seed, self.place, epoch]).permutation(
+            len(self.seen)
+        )
+        random = np.random.default_rng([self.config.seed, self.place, epoch, within])
+        return self.seen[order[within]], random
+
+    def _losses(
+        self,
+        network: Network,
+        structure: TrainingStructure,
+        random: np.random.Generator,
+        seeds: list[int],
+    ) -> dict[str, torch.Tensor]:
+        """Return the losses of a structure in meV."""
+        step, structure = self.step, structure.to(self.device)
+        states = []
+        if structure.bands and step.loss.needs_states:
+            chosen = random.integers(0, len(structure.bands), step.loss.state_kpoints)
+            states = [structure.bands[int(b)] for b in chosen]
+        predicted = torch.cat(network(structure.types, structure.pairs, structure.reverse))
+        parts = step.loss(predicted, structure, states)
+        if step.bands is not None:
+            kpoints_kc = random_kpoints(structure, step.bands.kpoints, [self.config.seed, *seeds])
+            parts["bands"] = MEV_PER_HARTREE * step.bands(predicted, structure, kpoints_kc)
+            parts["loss"] = parts["loss"] + step.bands.weight * parts["bands"]
+        return parts
+
+    def _apply(self) -> None:
+        settings = self.step.optimizer
+        clip = settings.gradient_clip if self.gradient_norm else 0.0
+        limit = clip * self.gradient_norm if clip else math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit))
         if not math.isfinite(norm):
-            raise RuntimeError(f"gradient of step {self.step} is not finite")
-        self.gradient_norm = 0.98 * self.gradient_norm + 0.02 * norm if self.step else norm
+            raise RuntimeError(f"the gradient of update {self.update} is not finite")
+        known = self.gradient_norm > 0
+        self.gradient_norm = 0.98 * self.gradient_norm + 0.02 * norm if known else norm
         self.optimizer.step()
-        decay = min(settings.ema_decay, (1.0 + self.step) / (10.0 + self.step))
+        decay = min(settings.ema_decay, (1.0 + self.update) / (10.0 + self.update))
         with torch.no_grad():
             for slow, fast in zip(
                 self.average.parameters(), self.network.parameters(), strict=True
@@ -309,89 +320,100 @@ class _Run:
                 slow.lerp_(fast, 1.0 - decay)
 
     def _validate(self, row: dict[str, float], seconds: float) -> None:
-        sums: dict[str, list[float]] = {}
+        rows: list[dict[str, float]] = []
         with torch.no_grad():
-            for structure in self.held_out:
-                parts = self.recipe.loss(
-                    _all_blocks(self.average, structure), structure, structure.bands[:KPOINTS]
+            for number in range(self.comm.rank, len(self.held_out), self.comm.size):
+                random = np.random.default_rng([self.config.seed, VALIDATION_SEED, number])
+                parts = self._losses(
+                    self.average, self.held_out[number], random, [VALIDATION_SEED, number]
                 )
-                for key, value in parts.items():
-                    sums.setdefault(key, []).append(abs(float(value)))
-        means = {f"validation_{key}": float(np.mean(value)) for key, value in sums.items()}
-        rate = self.recipe.optimizer.rate(self.step)
+                rows.append({key: abs(float(value)) for key, value in parts.items()})
+        everyone = [one for ranks in self.comm.allgather(rows) for one in ranks]
+        means = {
+            f"validation_{key}": float(np.mean([one[key] for one in everyone]))
+            for key in (everyone[0] if everyone else {})
+        }
+        judged = means.get("validation_loss", row["train_loss"])
+        self.waited = 0 if judged < self.best else self.waited + 1
+        self.best = min(self.best, judged)
+        rate = self.optimizer.param_groups[0]["lr"]
+        if self.step.optimizer.schedule == "plateau":
+            self.plateau.step(row["train_loss"])
         record: dict[str, float] = {
-            "step": self.step,
+            "step": self.place + 1,
+            "update": self.update,
             "seconds": round(seconds, 1),
             "learning_rate": rate,
         }
         record |= {key: round(value, 4) for key, value in (row | means).items()}
-        print(", ".join(f"{k} {v}" for k, v in record.items()), flush=True)
-        path = self.folder / CURVE
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(record), extrasaction="ignore")
-            if new:
-                writer.writeheader()
-            writer.writerow(record)
-        save_model(self._averaged_model(), self.folder / "model")
+        if self.comm.rank == 0:
+            self.say(", ".join(f"{key} {value}" for key, value in record.items()))
+            self._append(record)
+            save_model(self._averaged_model(), self.folder / "model")
         self._save()
 
+    def _append(self, record: dict[str, float]) -> None:
+        """Add a row to the curve; a step with other losses gets a header of its own."""
+        path = self.folder / CURVE
+        known = path.read_text().splitlines() if path.exists() else []
+        header = ",".join(record)
+        last = next((line for line in reversed(known) if line.startswith("step,")), "")
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(record), lineterminator="\n")
+            if last != header:
+                writer.writeheader()
+            writer.writerow(record)
+
     def _averaged_model(self) -> Model:
+        settings = self.step.optimizer
+        average = copy.deepcopy(self.average if settings.ema_decay else self.network).cpu()
         training: dict[str, Any] = {
             "structures": len(self.seen),
-            "held_out": [structure.name for structure in self.held_out],
-            "steps": self.step,
-            "seed": self.recipe.seed,
-            "reference": "on-site constants and two-centre terms by least squares, not trained",
+            "held_out": [structure.name for structure in self.held_out] + list(self.config.test),
+            "updates": [s.updates for s in self.config.steps[: self.place]] + [self.update],
+            "seed": self.config.seed,
             **self.model.training,
         }
-        return Model(
-            self.recipe.name,
-            self.recipe.species,
-            self.average,
-            float(np.mean(self.shifts)) / MEV_PER_HARTREE if self.shifts else 0.0,
-            self.recipe.orthonormal,
-            training,
+        return replace(
+            self.model,
+            network=average,
+            energy_shift=float(np.mean(self.shifts)) / MEV_PER_HARTREE if self.shifts else 0.0,
+            training=training,
         )
 
     def _save(self) -> None:
+        if self.comm.rank != 0:
+            return
         state = {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
+            "plateau": self.plateau.state_dict(),
+            "place": self.place,
+            "update": self.update,
             "gradient_norm": self.gradient_norm,
+            "best": self.best,
+            "waited": self.waited,
+            "shifts": list(self.shifts),
         }
         unfinished = self.folder / f"{CHECKPOINT}.part"
         torch.save(state, unfinished)
         unfinished.replace(self.folder / CHECKPOINT)
 
     def _restore(self) -> None:
-        state = torch.load(self.folder / CHECKPOINT, weights_only=True)
+        state = torch.load(self.folder / CHECKPOINT, weights_only=True, map_location=self.device)
+        if state["place"] >= len(self.config.steps):
+            raise InputError(
+                f"The checkpoint in {self.folder} is of step {state['place'] + 1}, but the file "
+                f"has {len(self.config.steps)}; choose another folder."
+            )
+        self.place, self.update = state["place"], state["update"]
+        self._begin_step()
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.plateau.load_state_dict(state["plateau"])
         self.gradient_norm = state["gradient_norm"]
-
-
-def _all_blocks(network: Network, structure: TrainingStructure) -> torch.Tensor:
-    return torch.cat(network(structure.types, structure.pairs, structure.reverse))
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description="Train a network on labelled structures.")
-    parser.add_argument("recipe", type=Path, help="training recipe (YAML)")
-    parser.add_argument("--labels", type=Path, required=True, help="label file (HDF5)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of curve and model")
-    parser.add_argument("--init", type=Path, help="model folder to start from")
-    options = parser.parse_args(arguments)
-    try:
-        train(read_training_recipe(options.recipe), options.labels, options.out, options.init)
-    except InputError as error:
-        parser.exit(2, f"{error}\n")
-
-
-if __name__ == "__main__":
-    main()
+        self.best, self.waited = state["best"], state["waited"]
+        self.shifts.extend(state["shifts"])
+        self.say(f"goes on at update {self.update} of step {self.place + 1}")
