@@ -1,4 +1,4 @@
-"""The command `hamgnn-tools`: models, matrices and structures for `hamgnn-solve`."""
+"""The command `hamgnn-tools`: models, training, structures, matrices and screenings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hamgnn_solve import __version__
 from hamgnn_solve.cli.convert import add_convert
 from hamgnn_solve.cli.evaluate import add_evaluate
 from hamgnn_solve.cli.label import add_label
+from hamgnn_solve.cli.screen import add_screen
 from hamgnn_solve.cli.structure import add_structure
 from hamgnn_solve.cli.train import add_train
 
@@ -31,6 +32,7 @@ examples:
   hamgnn-tools convert mos2.scfout mos2.h5 --to h5
   hamgnn-tools structure twist MoS2 WS2 9 10
   hamgnn-tools evaluate run/model labels.h5
+  hamgnn-tools screen candidates --jobs 8
 
 {EXIT_CODES}"""
 
@@ -67,7 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _parser(
         argparse.ArgumentParser,
         prog="hamgnn-tools",
-        description="Work with models, matrices and structures of hamgnn-solve.",
+        description="Structures, labels, training, models, matrices and screenings around "
+        "hamgnn-solve.",
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -89,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_structure(subjects)
     add_train(subjects)
     add_evaluate(subjects)
+    add_screen(subjects)
     return parser
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "built_in_model",
     "built_in_models",
     "covering_model",
+    "descriptions",
     "find_model",
     "measured_errors",
 ]
@@ -146,6 +147,22 @@ def find_model(name: str, structure: Structure | None = None) -> Model:
     if structure is not None:
         model.check_covers(structure)
     return model
+
+
+def descriptions(name: str) -> list[str]:
+    """Return the texts that a model's weights and basis follow from: its `model.yaml`.
+
+    For "auto" those of all built-in models, as others may change the choice.
+
+    Parameters
+    ----------
+    name : str
+        As in `find_model`.
+    """
+    if "/" in name or Path(name).is_dir():
+        return [(Path(name) / DESCRIPTION).read_text()]
+    names = [model.name for model in built_in_models()] if name == AUTO else [name]
+    return [(_models() / one / DESCRIPTION).read_text() for one in names]
 
 
 def measured_errors(errors: Mapping[str, Any]) -> str:

@@ -15,10 +15,12 @@ from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.core.units import ANGSTROM_PER_BOHR
 
-__all__ = ["check_new_file", "read_structure", "write_structure"]
+__all__ = ["check_new_file", "read_structure", "structure_files", "write_structure"]
 
 # Decimals of fractions, lengths (Angstrom) and angles (degrees) in CIF files.
 CIF_DECIMALS = 14
+# Names by which pymatgen tells the formats.
+PATTERNS = ("*.cif", "*POSCAR*", "*CONTCAR*", "*.vasp", "*.xsf", "*.cssr", "*.json")
 
 
 def read_structure(path: str | Path) -> Structure:
@@ -73,6 +75,8 @@ def write_structure(path: str | Path, structure: Structure, overwrite: bool = Fa
         What to write.
     overwrite : bool
         Replace an existing file.
+def structure_files(folder: Path) -> list[Path]:
+    """Return the files of a folder whose names are those of structure files, by name.
 
     Raises
     ------
@@ -127,6 +131,14 @@ def _format_to_write(path: Path) -> str:
         f"The name {path.name} tells no format to write; let it end in .cif, or in .vasp or hold "
         "POSCAR for a POSCAR."
     )
+        When there is no such folder, or no such file in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; give one with structure files.")
+    found = {file for pattern in PATTERNS for file in folder.glob(pattern) if file.is_file()}
+    if not found:
+        raise InputError(f"{folder} has no structure file; named {', '.join(PATTERNS)} they count.")
+    return sorted(found)
 
 
 def _parse(path: Path) -> PymatgenStructure:
