@@ -89,15 +89,9 @@ class StructureRuns:
     def _run(self, file: Path) -> RunOutcome:
         folder = self.scratch / f"{file.name}.hamgnn"
         program = [sys.executable, "-m", "hamgnn_solve.cli.main"]
-        # With = no name of a file is taken for an option.
-        command = [
-            *program,
-            "--quiet",
-            f"--out={folder}",
-            *self.arguments,
-            "--",
-            str(file.absolute()),
-        ]
+        # With = and -- no name is taken for an option.
+        wanted = [f"--out={folder}", *self.arguments, "--", str(file.absolute())]
+        command = [*program, "--quiet", *wanted]
         environment = {k: x for k, x in os.environ.items() if not k.startswith(MPI_NAMES)}
         began = time.monotonic()
         with self._lock:

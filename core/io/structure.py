@@ -59,6 +59,22 @@ def read_structure(path: str | Path) -> Structure:
     return Structure(symbols, pos_ic, cell_cc)
 
 
+def structure_files(folder: Path) -> list[Path]:
+    """Return the files of a folder whose names are those of structure files, by name.
+
+    Raises
+    ------
+    InputError
+        When there is no such folder, or no such file in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; give one with structure files.")
+    found = {file for pattern in PATTERNS for file in folder.glob(pattern) if file.is_file()}
+    if not found:
+        raise InputError(f"{folder} has no structure file; named {', '.join(PATTERNS)} they count.")
+    return sorted(found)
+
+
 def write_structure(path: str | Path, structure: Structure, overwrite: bool = False) -> None:
     """Write a crystal file: CIF or POSCAR, by its name.
 
@@ -75,8 +91,6 @@ def write_structure(path: str | Path, structure: Structure, overwrite: bool = Fa
         What to write.
     overwrite : bool
         Replace an existing file.
-def structure_files(folder: Path) -> list[Path]:
-    """Return the files of a folder whose names are those of structure files, by name.
 
     Raises
     ------
@@ -131,14 +145,6 @@ def _format_to_write(path: Path) -> str:
         f"The name {path.name} tells no format to write; let it end in .cif, or in .vasp or hold "
         "POSCAR for a POSCAR."
     )
-        When there is no such folder, or no such file in it.
-    """
-    if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}; give one with structure files.")
-    found = {file for pattern in PATTERNS for file in folder.glob(pattern) if file.is_file()}
-    if not found:
-        raise InputError(f"{folder} has no structure file; named {', '.join(PATTERNS)} they count.")
-    return sorted(found)
 
 
 def _parse(path: Path) -> PymatgenStructure:
