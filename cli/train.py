@@ -10,8 +10,8 @@ __all__ = ["add_train"]
 
 DESCRIPTION = """\
 Train a network on labels, step after step (on H, then with band energies), as CONFIG says:
-docs/reference.md lists its entries. The folder receives curve.csv, checkpoint.pt and model/, the
-model folder with averaged weights. Started again, a run that was stopped goes on. Under mpirun the
+docs/reference.md lists its entries. The folder receives curve-N.csv for each step, checkpoint.pt and
+model/, the model folder with averaged weights. Started again, a run that was stopped goes on. Under mpirun the
 structures of an update are shared out over the ranks."""
 
 EPILOG = """\
@@ -33,7 +33,7 @@ def add_train(subjects: Any) -> None:
     )
     parser.add_argument("config", metavar="CONFIG.yaml", help="what to train and how")
     parser.add_argument(
-        "-o", "--out", metavar="DIR", required=True, help="folder of curve, checkpoint and model"
+        "-o", "--out", metavar="DIR", required=True, help="folder of curves, checkpoint and model"
     )
     parser.set_defaults(action=_train)
 

@@ -77,7 +77,7 @@ class BandLoss:
             errors.append(energies_n - torch.from_numpy(expected_n).to(energies_n.device))
         error = torch.cat(errors)
         if self.aligned:
-            error = error - error.detach().mean()
+            error = error - error.mean()
         return error.abs().mean()
 
 

@@ -2,8 +2,9 @@
 
 The structures of an update are shared out over the ranks and their gradients summed, so that the
 weights do not depend on the number of ranks but by rounding. Every rank holds all labels. The
-folder receives `curve.csv`, `checkpoint.pt` and `model/`, the model folder with the averaged
-weights; a run that was stopped goes on where its last validation was.
+folder receives a `curve-N.csv` for each step, `checkpoint.pt` and `model/`, the model folder with the averaged
+weights and, at the end, the surroundings of the atoms trained on; a run that was stopped goes on
+where its last validation was.
 """
 
 from __future__ import annotations
@@ -31,13 +32,17 @@ from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.training.band_loss import random_kpoints
 from hamgnn_solve.training.config import OptimizerSettings, TrainingConfig, TrainingStep
 from hamgnn_solve.training.dataset import TrainingStructure, read_labels
+from hamgnn_solve.training.environments import (
+    read_training_structures,
+    record_environments,
+)
 from hamgnn_solve.training.loss import MEV_PER_HARTREE
 from hamgnn_solve.training.reference import fit_reference
 
 __all__ = ["initialise", "make_optimizer", "train"]
 
 CHECKPOINT = "checkpoint.pt"
-CURVE = "curve.csv"
+CURVE = "curve-{}.csv"
 # Root mean square of what radial perceptrons are first given of the closest pair.
 RADIAL_SIZE = 0.4
 OUTPUT_SCALE = 0.01
@@ -94,7 +99,7 @@ def train(
     config : TrainingConfig
         What to train and how.
     folder : Path
-        Receives curve, checkpoint and model; a checkpoint found there is continued.
+        Receives curves, checkpoint and model; a checkpoint found there is continued.
     comm : mpi4py communicator
         Its ranks share the structures of each update.
     say : callable
@@ -112,7 +117,24 @@ def train(
         seen, held_out = _read_structures(config, model)
         if config.start is None and not model.openmx_species:
             initialise(model, seen)
-    return _Run(config, model, seen, held_out, folder, comm, device, say).run()
+    model = _Run(config, model, seen, held_out, folder, comm, device, say).run()
+    if comm.rank == 0:
+        model = _with_environments(model, config, {one.name for one in seen}, say)
+        save_model(model, folder / "model")
+    comm.Barrier()
+    return model
+
+
+def _with_environments(
+    model: Model, config: TrainingConfig, names: set[str], say: Callable[[str], None]
+) -> Model:
+    """Record the surroundings of the atoms trained on, where they tell a threshold."""
+    structures = read_training_structures(list(config.labels))
+    try:
+        return record_environments(model, {k: x for k, x in structures.items() if k in names})
+    except InputError as error:
+        say(f"environments are not recorded: {error}")
+        return model
 
 
 def _read_structures(
@@ -353,14 +375,12 @@ class _Run:
         self._save()
 
     def _append(self, record: dict[str, float]) -> None:
-        """Add a row to the curve; a step with other losses gets a header of its own."""
-        path = self.folder / CURVE
-        known = path.read_text().splitlines() if path.exists() else []
-        header = ",".join(record)
-        last = next((line for line in reversed(known) if line.startswith("step,")), "")
+        """Add a row to the step's curve."""
+        path = self.folder / CURVE.format(self.place + 1)
+        new = not path.exists()
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(record), lineterminator="\n")
-            if last != header:
+            if new:
                 writer.writeheader()
             writer.writerow(record)
 
