@@ -10,9 +10,9 @@ __all__ = ["add_train"]
 
 DESCRIPTION = """\
 Train a network on labels, step after step (on H, then with band energies), as CONFIG says:
-docs/reference.md lists its entries. The folder receives curve-N.csv for each step, checkpoint.pt and
-model/, the model folder with averaged weights. Started again, a run that was stopped goes on. Under mpirun the
-structures of an update are shared out over the ranks."""
+docs/reference.md lists its entries. The folder receives curve-N.csv for each step, checkpoint.pt
+and model/, the model folder with averaged weights. Started again, a run that was stopped goes on.
+Under mpirun the structures of an update are shared out over the ranks."""
 
 EPILOG = """\
 examples:

@@ -2,9 +2,9 @@
 
 The structures of an update are shared out over the ranks and their gradients summed, so that the
 weights do not depend on the number of ranks but by rounding. Every rank holds all labels. The
-folder receives a `curve-N.csv` for each step, `checkpoint.pt` and `model/`, the model folder with the averaged
-weights and, at the end, the surroundings of the atoms trained on; a run that was stopped goes on
-where its last validation was.
+folder receives a `curve-N.csv` for each step, `checkpoint.pt` and `model/`, the model folder with
+the averaged weights and, at the end, the surroundings of the atoms trained on; a run that was
+stopped goes on where its last validation was.
 """
 
 from __future__ import annotations
