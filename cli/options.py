@@ -9,7 +9,13 @@ from pathlib import Path
 
 from hamgnn_solve.core.errors import InputError
 
-__all__ = ["SolveOptions"]
+__all__ = ["SolveOptions", "openmx_data_folder"]
+
+
+def openmx_data_folder(named: str | None) -> Path | None:
+    """Return OpenMX's data: the folder named, or what OPENMX_DFT_DATA names; None for neither."""
+    name = named or os.environ.get("OPENMX_DFT_DATA")
+    return Path(name) if name else None
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,7 @@ class SolveOptions:
     @property
     def dft_data_folder(self) -> Path | None:
         """OpenMX's data: --dft-data, or what OPENMX_DFT_DATA names; None for neither."""
-        named = self.dft_data or os.environ.get("OPENMX_DFT_DATA")
-        return Path(named) if named else None
+        return openmx_data_folder(self.dft_data)
 
     @property
     def source(self) -> str:

@@ -11,6 +11,7 @@ from hamgnn_solve import __version__
 from hamgnn_solve.cli.convert import add_convert
 from hamgnn_solve.cli.evaluate import add_evaluate
 from hamgnn_solve.cli.label import add_label
+from hamgnn_solve.cli.openmx import add_openmx
 from hamgnn_solve.cli.screen import add_screen
 from hamgnn_solve.cli.structure import add_structure
 from hamgnn_solve.cli.train import add_train
@@ -33,6 +34,8 @@ examples:
   hamgnn-tools structure twist MoS2 WS2 9 10
   hamgnn-tools evaluate run/model labels.h5
   hamgnn-tools screen candidates --jobs 8
+  hamgnn-tools openmx write *.cif -o runs
+  hamgnn-tools openmx collect runs -o labels.h5
 
 {EXIT_CODES}"""
 
@@ -93,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train(subjects)
     add_evaluate(subjects)
     add_screen(subjects)
+    add_openmx(subjects)
     return parser
 
 

@@ -235,11 +235,12 @@ def owned_rows(operator: BlockOperator, atoms: NDArray[np.int64]) -> BlockOperat
 
 
 def on_pairs(operator: BlockOperator, pairs: PairList) -> BlockOperator:
-    """Return an operator on a list that holds its pairs; the blocks of the others are zero."""
+    """Return an operator on other pairs: zero where it has no block, without those not listed."""
     result = BlockOperator.zeros(pairs, operator.norb_i)
-    place_p = pairs.position_of(operator.pairs)
-    for chosen, rows, columns in operator.groups():
-        result.set_blocks(place_p[chosen], operator.blocks(chosen, rows, columns))
+    place_q = operator.pairs.position_of(pairs)
+    for chosen, rows, columns in result.groups():
+        stored = chosen[place_q[chosen] >= 0]
+        result.set_blocks(stored, operator.blocks(place_q[stored], rows, columns))
     return result
 
 

@@ -73,7 +73,8 @@ class BlockOperator:
 
     def blocks(self, chosen_p: NDArray[np.int64], rows: int, columns: int) -> NDArray[np.float64]:
         """Return copies of blocks of one shape, shape (n, rows, columns)."""
-        return self.values[self.places(chosen_p, rows * columns)].reshape(-1, rows, columns)
+        values = self.values[self.places(chosen_p, rows * columns)]
+        return values.reshape(len(chosen_p), rows, columns)
 
     def set_blocks(self, chosen_p: NDArray[np.int64], blocks: NDArray[np.float64]) -> None:
         """Write blocks of one shape (n, rows, columns) into the places of `chosen_p`."""

@@ -68,12 +68,14 @@ class BandLoss:
         """
         errors = []
         for k_c in kpoints_kc:
-            overlap = bloch_sum(structure.overlap, structure, k_c).numpy()
+            overlap = bloch_sum(structure.overlap, structure, k_c).cpu().numpy()
             low = max(structure.filled_bands - self.states, 0)
             high = min(structure.filled_bands + self.states, len(overlap))
-            target = bloch_sum(structure.target, structure, k_c).numpy()
+            target = bloch_sum(structure.hamiltonian, structure, k_c).cpu().numpy()
             expected_n, _ = _states(target, overlap, low, high)
-            energies_n = energies_between(bloch_sum(predicted, structure, k_c), overlap, low, high)
+            energies_n = energies_between(
+                bloch_sum(structure.with_zero(predicted), structure, k_c), overlap, low, high
+            )
             errors.append(energies_n - torch.from_numpy(expected_n).to(energies_n.device))
         error = torch.cat(errors)
         if self.aligned:

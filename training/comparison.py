@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.domain import serial_domain
 from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.hamiltonian import on_pairs
 from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.network.predict import predict
 from hamgnn_solve.core.observables.band_path import BandPath, band_path
@@ -26,7 +27,7 @@ from hamgnn_solve.training.label_file import (
 )
 from hamgnn_solve.training.same_orbitals import check_same_orbitals, labelled_structure
 
-__all__ = ["Comparison", "compare", "draw_comparison", "restricted"]
+__all__ = ["Comparison", "compare", "draw_comparison"]
 
 # Largest step along a drawn path in 1/Angstrom.
 PATH_SPACING = 0.05
@@ -63,13 +64,13 @@ class Comparison:
     @property
     def error(self) -> BlockOperator:
         """Prediction - label in Hartree on the pairs within orbital range."""
-        label = restricted(self.hamiltonian, self.predicted)
+        label = on_pairs(self.hamiltonian, self.predicted.pairs)
         return replace(self.predicted, values=self.predicted.values - label.values)
 
     @property
     def best_shift(self) -> float:
         """Constant c in Hartree with which prediction + c S is nearest to the label."""
-        overlap = restricted(self.overlap, self.predicted).values
+        overlap = on_pairs(self.overlap, self.predicted.pairs).values
         return -float(overlap @ self.error.values) / float(overlap @ overlap)
 
     @property
@@ -138,7 +139,7 @@ def compare(model: Model, name: str, label: Label) -> Comparison:
                 f"Model {model.name} predicts H - H0, but the label {name} holds no H0; make it "
                 "again with hamgnn-tools openmx collect."
             )
-        zero = restricted(replace(hamiltonian, values=own.h0_values), predicted)
+        zero = on_pairs(replace(hamiltonian, values=own.h0_values), predicted.pairs)
         predicted = predicted.plus(zero)
     return Comparison(name, label, structure, predicted, hamiltonian, overlap, model.energy_shift)
 
@@ -164,16 +165,6 @@ def draw_comparison(comparison: Comparison, folder: Path) -> None:
     )
     files = [folder / f"{comparison.name}.{ending}" for ending in ("png", "svg")]
     plot_band_comparison(label, predicted, path, title, *files)
-
-
-def restricted(operator: BlockOperator, like: BlockOperator) -> BlockOperator:
-    """Return the blocks of `operator` on the pairs of `like`, zero where it has none."""
-    result = BlockOperator.zeros(like.pairs, like.norb_i)
-    place_q = operator.pairs.position_of(like.pairs)
-    for chosen, rows, columns in result.groups():
-        stored = chosen[place_q[chosen] >= 0]
-        result.set_blocks(stored, operator.blocks(place_q[stored], rows, columns))
-    return result
 
 
 def _energies(

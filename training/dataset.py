@@ -90,7 +90,7 @@ class TrainingStructure:
     reverse : Tensor of int64, shape (P,)
         Index of each pair's reverse.
     target, overlap : Tensor, shape (Q, n, n)
-        Hamiltonian in Hartree, and overlap.
+        What the network is to predict in Hartree, and the overlap.
     present : Tensor of bool, shape (Q, n, n)
         Elements between orbitals that exist.
     element : Tensor of int64, shape (number of present elements,)
@@ -105,6 +105,8 @@ class TrainingStructure:
         Bands that the electrons fill.
     periodic_c : ndarray of bool, shape (3,)
         Which axes are periodic.
+    zero : Tensor, shape (Q, n, n), optional
+        H0 in Hartree, where the target is H - H0.
     """
 
     name: str
@@ -120,6 +122,16 @@ class TrainingStructure:
     norbitals: int
     filled_bands: int
     periodic_c: NDArray[np.bool_]
+    zero: torch.Tensor | None = None
+
+    @property
+    def hamiltonian(self) -> torch.Tensor:
+        """H in Hartree, shape (Q, n, n)."""
+        return self.with_zero(self.target)
+
+    def with_zero(self, blocks: torch.Tensor) -> torch.Tensor:
+        """Return what the network predicts plus H0, if there is one."""
+        return blocks if self.zero is None else blocks + self.zero
 
     def to(self, device: torch.device) -> TrainingStructure:
         """Return the structure with its tensors on a device."""
@@ -207,8 +219,12 @@ def training_structure(
     if not model.openmx_species:
         label = restrict_label(label, model.kept)
     hamiltonian, overlap = label_operators(label)
+    operators = {"target": hamiltonian, "overlap": overlap}
     if model.network.config.add_h0:
-        hamiltonian = _without_zero(name, label, hamiltonian)
+        operators["zero"] = _zero(name, label, hamiltonian)
+        operators["target"] = replace(
+            hamiltonian, values=hamiltonian.values - operators["zero"].values
+        )
     pairs = find_pairs(structure, model.basis.cutoff_i(structure))
     onsite = onsite_pairs(np.arange(structure.natoms, dtype=np.int64))
     blocks = PairList(
@@ -220,8 +236,7 @@ def training_structure(
     place_q = hamiltonian.pairs.position_of(blocks)
     types_i = model.types_i(structure)
     n = model.network.table.norbitals
-    target = np.zeros((len(blocks), n, n), dtype=np.float32)
-    metric = np.zeros((len(blocks), n, n), dtype=np.float32)
+    padded = {key: np.zeros((len(blocks), n, n), dtype=np.float32) for key in operators}
     present = np.zeros((len(blocks), n, n), dtype=bool)
     element = np.zeros((len(blocks), n, n), dtype=np.int64)
     start_i = np.concatenate([[0], np.cumsum(hamiltonian.norb_i)])
@@ -238,8 +253,8 @@ def training_structure(
         where = np.ix_(stored, rows, columns)
         shape = len(rows), len(columns)
         left, right = model.mixing[a], model.mixing[b].T
-        target[where] = left @ hamiltonian.blocks(place_q[stored], *shape) @ right
-        metric[where] = left @ overlap.blocks(place_q[stored], *shape) @ right
+        for key, operator in operators.items():
+            padded[key][where] = left @ operator.blocks(place_q[stored], *shape) @ right
     mask = torch.from_numpy(present)
     mixing = [model.mixing[t] for t in types_i]
     states = (
@@ -254,8 +269,7 @@ def training_structure(
             torch.from_numpy(pairs.vector_pc).float(),
         ),
         reverse=torch.from_numpy(pairs.position_of(pairs.reversed())),
-        target=torch.from_numpy(target),
-        overlap=torch.from_numpy(metric),
+        **{key: torch.from_numpy(values) for key, values in padded.items()},
         present=mask,
         element=torch.from_numpy(element)[mask],
         shift_qc=torch.from_numpy(blocks.shift_pc).float(),
@@ -290,20 +304,19 @@ def read_labels(
     return found
 
 
-def _without_zero(name: str, label: Label, hamiltonian: BlockOperator) -> BlockOperator:
-    """Return H - H0 of a label."""
+def _zero(name: str, label: Label, hamiltonian: BlockOperator) -> BlockOperator:
+    """Return H0 of a label, which its H has to differ from."""
     if label.h0_values is None:
         raise InputError(
             f"The label {name} holds no H0, which the model takes off; make it again with "
             "hamgnn-tools openmx collect."
         )
-    difference = label.h_values - label.h0_values
-    if np.abs(difference).mean() < LEAST_DIFFERENCE:
+    if np.abs(label.h_values - label.h0_values).mean() < LEAST_DIFFERENCE:
         raise InputError(
             f"The H of label {name} is H0 itself; give an H of a converged calculation (the "
             ".scfout of OpenMX, not overlap.scfout)."
         )
-    return replace(hamiltonian, values=difference)
+    return replace(hamiltonian, values=label.h0_values)
 
 
 def _band_states(

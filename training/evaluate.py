@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.hamiltonian import on_pairs
 from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.observables.density_of_states import (
     dos_overlap,
@@ -22,7 +23,7 @@ from hamgnn_solve.core.observables.density_of_states import (
 )
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.units import EV_PER_HARTREE
-from hamgnn_solve.training.comparison import Comparison, compare, restricted
+from hamgnn_solve.training.comparison import Comparison, compare
 from hamgnn_solve.training.label_file import Label
 
 __all__ = ["EnergyRanges", "Errors", "error_table", "errors_of", "evaluate", "summary"]
@@ -135,7 +136,7 @@ def errors_of(comparison: Comparison, ranges: EnergyRanges) -> Errors:
     """Return the errors of a prediction."""
     label = comparison.label
     error, shift = comparison.error, comparison.best_shift
-    remaining = error.values + shift * restricted(comparison.overlap, error).values
+    remaining = error.values + shift * on_pairs(comparison.overlap, error.pairs).values
     energies_kn = comparison.predicted_energies(label.kpoints_kc)
     label_kn = label.eigenvalues_kn[:, : energies_kn.shape[1]]
     own_kn, shifted_kn = energies_kn + comparison.model_shift, energies_kn + shift

@@ -15,10 +15,17 @@ from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.core.units import ANGSTROM_PER_BOHR
 
-__all__ = ["check_new_file", "read_structure", "structure_files", "write_structure"]
+__all__ = [
+    "check_new_file",
+    "read_structure",
+    "read_structures",
+    "structure_files",
+    "write_structure",
+]
 
 # Decimals of fractions, lengths (Angstrom) and angles (degrees) in CIF files.
 CIF_DECIMALS = 14
+FRAMES = (".xyz", ".extxyz")
 # Names by which pymatgen tells the formats.
 PATTERNS = ("*.cif", "*POSCAR*", "*CONTCAR*", "*.vasp", "*.xsf", "*.cssr", "*.json")
 
@@ -57,6 +64,47 @@ def read_structure(path: str | Path) -> Structure:
     pos_ic = np.array(crystal.cart_coords, dtype=np.float64) / ANGSTROM_PER_BOHR
     cell_cc = np.array(crystal.lattice.matrix, dtype=np.float64) / ANGSTROM_PER_BOHR
     return Structure(symbols, pos_ic, cell_cc)
+
+
+def read_structures(path: str | Path) -> list[Structure]:
+    """Read every structure of a file: all frames of extended XYZ, or what `read_structure` reads.
+
+    Raises
+    ------
+    InputError
+        As `read_structure`; for extended XYZ also when ASE is missing or a frame has no cell.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FRAMES:
+        return [read_structure(path)]
+    try:
+        from ase.io import read
+    except ImportError as error:
+        raise InputError(
+            f"Reading {path} needs ASE, which is not installed; pip install ase."
+        ) from error
+    try:
+        frames = read(path, index=":", format="extxyz")
+    except Exception as error:  # ASE's parser raises many kinds for a malformed file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(
+            f"The file {path} cannot be read as extended XYZ ({reason}); mend it."
+        ) from error
+    structures = []
+    for number, atoms in enumerate(frames, start=1):
+        if atoms.cell.rank < 3:
+            raise InputError(
+                f"Frame {number} of {path} has no cell of three lattice vectors; write one with "
+                'Lattice="..." in its second line, a molecule with vacuum around it.'
+            )
+        structures.append(
+            Structure(
+                tuple(atoms.get_chemical_symbols()),
+                np.array(atoms.positions, dtype=np.float64) / ANGSTROM_PER_BOHR,
+                np.array(atoms.cell.array, dtype=np.float64) / ANGSTROM_PER_BOHR,
+            )
+        )
+    return structures
 
 
 def structure_files(folder: Path) -> list[Path]:
