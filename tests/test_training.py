@@ -36,6 +36,7 @@ from hamgnn_solve.training.config import (
     read_training_config,
 )
 from hamgnn_solve.training.dataset import training_structure
+from hamgnn_solve.training.energy_zero import moved, onsite_shifts
 from hamgnn_solve.training.label_file import label_operators
 from hamgnn_solve.training.loss import HamiltonianLoss, aligned_error, state_error
 from hamgnn_solve.training.train import train
@@ -185,6 +186,16 @@ def test_a_step_ends_when_nothing_improves(folder: Path, tmp_path: Path) -> None
     train(config_of(folder, steps=[still]), tmp_path / "run", MPI.COMM_SELF)
     rows = list(csv.DictReader((tmp_path / "run" / "curve-1.csv").open()))
     assert len(rows) == 4  # one that sets the mark, three that do not fall below it
+
+
+def test_labels_of_crystals_get_one_zero(config: TrainingConfig) -> None:
+    slab = training_structure("slab", made_up_label(4.0), new_model(config), with_states=False)
+    crystal = replace(slab, periodic_c=np.ones(3, dtype=bool))
+    found = onsite_shifts([moved(crystal, 0.3), slab, moved(crystal, -0.2)])
+    # Reached 1e-7 in single precision.
+    assert found == pytest.approx([-0.3, 0.0, 0.2], abs=1e-5)
+    alone = onsite_shifts([moved(crystal, 0.3), crystal])
+    assert alone == pytest.approx([-0.15, 0.15], abs=1e-5)
 
 
 def test_learning_rates() -> None:

@@ -32,6 +32,7 @@ from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.training.band_loss import random_kpoints
 from hamgnn_solve.training.config import OptimizerSettings, TrainingConfig, TrainingStep
 from hamgnn_solve.training.dataset import TrainingStructure, read_labels
+from hamgnn_solve.training.energy_zero import moved, onsite_shifts
 from hamgnn_solve.training.environments import (
     read_training_structures,
     record_environments,
@@ -67,9 +68,9 @@ def make_optimizer(
 def initialise(model: Model, structures: list[TrainingStructure]) -> None:
     """Give a new network starting values of the right size.
 
-    The reference blocks are fitted to the labels. Radial weights start so large that the closest
-    pair makes itself felt without drowning all others, and output weights small, because the
-    reference is already near.
+    The reference blocks are fitted to the labels, brought to one zero of energy. Radial weights
+    start so large that the closest pair makes itself felt without drowning all others, and output
+    weights small, because the reference is already near.
     """
     config = model.network.config
     shortest = min(one.pairs.distance.min() for one in structures if len(one.pairs.distance))
@@ -78,7 +79,10 @@ def initialise(model: Model, structures: list[TrainingStructure]) -> None:
     )
     scale = RADIAL_SIZE / float(radial.square().mean().sqrt())
     with torch.no_grad():
-        fit_reference(model, structures)
+        shifts = onsite_shifts(structures) if model.orthonormal else np.zeros(len(structures))
+        fit_reference(
+            model, [moved(one, float(c)) for one, c in zip(structures, shifts, strict=True)]
+        )
         for key, parameter in model.network.named_parameters():
             if key.endswith("fc.layer0.weight"):
                 parameter.mul_(scale)
@@ -207,6 +211,7 @@ class _Run:
         self.gradient_norm = 0.0
         self.best, self.waited = math.inf, 0
         self.shifts: deque[float] = deque(maxlen=len(seen))
+        self.some_open = not all(one.periodic_c.all() for one in seen)
         self._begin_step()
         if (folder / CHECKPOINT).exists():
             self._restore()
@@ -264,13 +269,14 @@ class _Run:
     def _gradients(self) -> dict[str, float]:
         """Sum the gradients of an update's structures over the ranks; return the mean losses."""
         count = self.step.optimizer.structures_per_update
-        reports: list[tuple[int, dict[str, float]]] = []
+        reports: list[tuple[int, dict[str, float], bool]] = []
         for number in range(self.comm.rank, count, self.comm.size):
             drawn = self.update * count + number
             structure, random = self._drawn(drawn)
             parts = self._losses(self.network, structure, random, [self.place, drawn])
             torch.autograd.backward(parts["loss"] / count)
-            reports.append((number, {k: float(v.detach()) for k, v in parts.items()}))
+            report = {key: float(value.detach()) for key, value in parts.items()}
+            reports.append((number, report, bool(structure.periodic_c.all())))
         gradients = [
             torch.zeros_like(p) if p.grad is None else p.grad for p in self.network.parameters()
         ]
@@ -288,9 +294,12 @@ class _Run:
             (one for ranks in self.comm.allgather(reports) for one in ranks),
             key=lambda report: report[0],
         )
-        self.shifts.extend(report["shift"] for _, report in everyone)
+        # A crystal without vacuum has no zero of its own to agree with.
+        self.shifts.extend(
+            report["shift"] for _, report, filled in everyone if not (filled and self.some_open)
+        )
         return {
-            key: sum(abs(report.get(key, 0.0)) for _, report in everyone) / count
+            key: sum(abs(report.get(key, 0.0)) for _, report, _ in everyone) / count
             for key in everyone[0][1]
         }
 
