@@ -104,7 +104,9 @@ def _listed(entry: Mapping[str, Any]) -> list[str]:
 
 def _data_set(model: Model, symbol: str) -> str:
     if symbol not in model.openmx_species:
-        return f"`{model.species[symbol]}`"
+        omitted = model.omitted.get(symbol, ())
+        without = " without " + ", ".join(f"`{name}`" for name in omitted) if omitted else ""
+        return f"`{model.species[symbol]}`{without}"
     species = model.openmx_species[symbol]
     return f"`{species.name}`, `{species.pseudopotential}`"
 
@@ -145,7 +147,8 @@ def _limits(model: Model) -> list[str]:
     limits = [
         f"It knows {' '.join(model.elements)} in the data sets above and refuses other elements.",
         "Spin, magnetism and spin–orbit coupling are not predicted.",
-        "Structures unlike those it was trained on have larger errors, and no run tells.",
+        "Structures unlike those it was trained on have larger errors; "
+        + ("runs list such atoms." if model.environments else "no run tells."),
     ]
     if not model.errors:
         limits.append("No errors were measured: compare it with labels of your own first.")
