@@ -24,6 +24,7 @@ from training_models import (
     structure,
 )
 
+from hamgnn_solve.cli.tools import main
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.model import Model, load_model
 from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork
@@ -276,3 +277,24 @@ def test_missing_files_and_labels_are_named(folder: Path, tmp_path: Path) -> Non
 def test_shipped_configs_are_valid(name: str) -> None:
     path = Path(train_module.__file__).parent / "recipes" / f"{name}_train.yaml"
     assert read_training_config(path).network is not None
+
+
+def test_commands_refuse_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("structures:\n  - {name: x, layers: [MoS2]}\n")
+    out = str(tmp_path / "labels.h5")
+    for arguments, words in (
+        (["train", str(tmp_path / "none.yaml"), "-o", str(tmp_path / "run")], "cannot be read"),
+        (["label", str(tmp_path / "none.cif"), "-o", out], "no file"),
+        (["label", str(recipe), "-o", out, "--only", "y"], "no structure y"),
+        (["label", str(recipe), "-o", str(recipe)], "cannot be opened"),
+        (["label", str(recipe), "-o", out, "--jobs", "0"], "--jobs 0"),
+        (["label", str(recipe), "-o", out, "--grid-spacing", "-1"], "positive"),
+    ):
+        assert main(arguments) == 2
+        message = capsys.readouterr().err
+        assert words in message
+        assert message.count("\n") == 1
+    assert not (tmp_path / "run").exists()

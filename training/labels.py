@@ -417,6 +417,10 @@ def _open_when_free(path: Path) -> h5py.File:
             if time.monotonic() > end:
                 raise
             time.sleep(1.0)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be opened as a label file ({error}); choose another name."
+            ) from error
 
 
 def _table_row(name: str, label: Label) -> dict[str, Any]:
