@@ -167,6 +167,18 @@ def test_continued_run_equals_an_uninterrupted_one(
         assert ("train_bands" in (tmp_path / "parts" / name).read_text()) == ("2" in name)
 
 
+def test_damaged_and_foreign_checkpoints_are_refused(folder: Path, tmp_path: Path) -> None:
+    train(config_of(folder), tmp_path, MPI.COMM_SELF)
+    wider = {**CONFIG["network"], "invariant_neurons": 6}
+    with pytest.raises(InputError, match="of another network"):
+        train(config_of(folder, network=wider), tmp_path, MPI.COMM_SELF)
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    for part in (b"", whole[:-400], b"no checkpoint"):
+        (tmp_path / "checkpoint.pt").write_bytes(part)
+        with pytest.raises(InputError, match="is damaged"):
+            train(config_of(folder), tmp_path, MPI.COMM_SELF)
+
+
 def test_training_goes_on_from_a_model(folder: Path, tmp_path: Path) -> None:
     first = train(config_of(folder), tmp_path / "first", MPI.COMM_SELF)
     entries = {k: v for k, v in CONFIG.items() if k not in ("network", "species", "orthonormal")}

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -213,8 +214,9 @@ class _Run:
         self.shifts: deque[float] = deque(maxlen=len(seen))
         self.some_open = not all(one.periodic_c.all() for one in seen)
         self._begin_step()
-        if (folder / CHECKPOINT).exists():
-            self._restore()
+        with agreed(comm):
+            if (folder / CHECKPOINT).exists():
+                self._restore()
         if comm.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -227,6 +229,9 @@ class _Run:
         """Update until all steps are done."""
         while self.place < len(self.config.steps):
             self._run_step()
+            if self.step.optimizer.ema_decay:
+                # The next step, or nothing, goes on from the weights that were validated.
+                self.network.load_state_dict(self.average.state_dict())
             self.place += 1
             if self.place < len(self.config.steps):
                 self.update, self.best, self.waited = 0, math.inf, 0
@@ -430,19 +435,27 @@ class _Run:
         unfinished.replace(self.folder / CHECKPOINT)
 
     def _restore(self) -> None:
-        state = torch.load(self.folder / CHECKPOINT, weights_only=True, map_location=self.device)
-        if state["place"] >= len(self.config.steps):
+        path = self.folder / CHECKPOINT
+        try:
+            state = torch.load(path, weights_only=True, map_location=self.device)
+            if state["place"] >= len(self.config.steps):
+                raise InputError(
+                    f"The checkpoint {path} is of step {state['place'] + 1}, but the file has "
+                    f"{len(self.config.steps)}; choose another folder."
+                )
+            self.place, self.update = state["place"], state["update"]
+            self._begin_step()
+            self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.plateau.load_state_dict(state["plateau"])
+            self.gradient_norm = state["gradient_norm"]
+            self.best, self.waited = state["best"], state["waited"]
+            self.shifts.extend(state["shifts"])
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
             raise InputError(
-                f"The checkpoint in {self.folder} is of step {state['place'] + 1}, but the file "
-                f"has {len(self.config.steps)}; choose another folder."
-            )
-        self.place, self.update = state["place"], state["update"]
-        self._begin_step()
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.plateau.load_state_dict(state["plateau"])
-        self.gradient_norm = state["gradient_norm"]
-        self.best, self.waited = state["best"], state["waited"]
-        self.shifts.extend(state["shifts"])
-        self.say(f"goes on at update {self.update} of step {self.place + 1}")
+                f"The checkpoint {path} is damaged or of another network; restore it, or choose "
+                "another folder."
+            ) from error
+        if self.comm.rank == 0:
+            self.say(f"goes on at update {self.update} of step {self.place + 1}")
