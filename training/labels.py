@@ -9,7 +9,6 @@ Each structure becomes a group of an HDF5 file, and a run that was stopped goes 
 
 from __future__ import annotations
 
-import csv
 import time
 import traceback
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from hamgnn_solve.core.integrals.overlap import overlap
 from hamgnn_solve.core.pairs import find_pairs
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.core.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
+from hamgnn_solve.training.csv_rows import append_row, read_rows
 from hamgnn_solve.training.gpaw_blocks import bloch_sum, cut_into_pairs, extract_blocks
 from hamgnn_solve.training.grid_sums import GridSums
 from hamgnn_solve.training.label_file import Label, label_operators, label_structure_of, write_label
@@ -357,7 +357,7 @@ def label_all(
     failures = out.with_name(f"{out.stem}.failed.csv")
     if retry:
         failures.unlink(missing_ok=True)
-    failed = {row["name"] for row in _rows(failures)}
+    failed = {row["name"] for row in read_rows(failures)}
     with _open_when_free(out) as file:
         missing = [one for one in structures if one.name not in file and one.name not in failed]
     counts = [0, 0]
@@ -438,20 +438,3 @@ def _table_row(name: str, label: Label) -> dict[str, Any]:
         "gap_eV": f"{details['gap'] * EV_PER_HARTREE:.4f}",
         "energy_eV": f"{details['energy'] * EV_PER_HARTREE:.5f}",
     }
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append a row to a CSV file; a new file gets the header first."""
-    new = not path.exists()
-    with path.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))

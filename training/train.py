@@ -10,7 +10,6 @@ stopped goes on where its last validation was.
 from __future__ import annotations
 
 import copy
-import csv
 import math
 import time
 from collections import deque
@@ -32,6 +31,7 @@ from hamgnn_solve.core.network.radial import radial_functions
 from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.training.band_loss import random_kpoints
 from hamgnn_solve.training.config import OptimizerSettings, TrainingConfig, TrainingStep
+from hamgnn_solve.training.csv_rows import append_row
 from hamgnn_solve.training.dataset import TrainingStructure, read_labels
 from hamgnn_solve.training.energy_zero import moved, onsite_shifts
 from hamgnn_solve.training.environments import (
@@ -384,19 +384,9 @@ class _Run:
         record |= {key: round(value, 4) for key, value in (row | means).items()}
         if self.comm.rank == 0:
             self.say(", ".join(f"{key} {value}" for key, value in record.items()))
-            self._append(record)
+            append_row(self.folder / CURVE.format(self.place + 1), record)
             save_model(self._averaged_model(), self.folder / "model")
         self._save()
-
-    def _append(self, record: dict[str, float]) -> None:
-        """Add a row to the step's curve."""
-        path = self.folder / CURVE.format(self.place + 1)
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(record), lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(record)
 
     def _averaged_model(self) -> Model:
         settings = self.step.optimizer
