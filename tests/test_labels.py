@@ -12,9 +12,9 @@ from ase.build import bulk
 from ase.io import read, write
 
 from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.operator import dense_matrix
 from hamgnn_solve.core.units import EV_PER_HARTREE
-from hamgnn_solve.training.gpaw_blocks import bloch_sum
-from hamgnn_solve.training.label_file import Label, band_energies, dense_blocks, read_label
+from hamgnn_solve.training.label_file import Label, band_energies, label_operators, read_label
 from hamgnn_solve.training.labels import (
     LabelSettings,
     label_all,
@@ -221,15 +221,18 @@ def test_label_reproduces_gpaw_eigenvalues(label: Label) -> None:
 
 
 def test_label_blocks_are_symmetric_and_sorted(label: Label) -> None:
-    shift_xc, h_xmm, s_xmm = dense_blocks(label)
-    np.testing.assert_array_equal(shift_xc, -shift_xc[::-1])
-    # Reached: 3e-16; the grid potential and the corrections are sums in another order.
-    np.testing.assert_allclose(h_xmm, h_xmm[::-1].transpose(0, 2, 1), atol=1e-13)
-    np.testing.assert_allclose(s_xmm, s_xmm[::-1].transpose(0, 2, 1), atol=1e-13)
+    operators = label_operators(label)
+    reverse_p = operators[0].pairs.position_of(operators[0].pairs.reversed())
+    assert (reverse_p >= 0).all()
+    for operator in operators:
+        for chosen, rows, columns in operator.groups():
+            blocks = operator.blocks(chosen, rows, columns)
+            mirrored = operator.blocks(reverse_p[chosen], columns, rows).transpose(0, 2, 1)
+            # Reached: 3e-16; grid potential and corrections are sums in another order.
+            np.testing.assert_allclose(blocks, mirrored, atol=1e-13)
     keys = np.column_stack([label.first_p, label.second_p, label.shift_pc])
     np.testing.assert_array_equal(keys, np.unique(keys, axis=0))
-    gamma = bloch_sum(shift_xc, s_xmm, np.zeros(3))
-    assert np.linalg.eigvalsh(gamma).min() > 0
+    assert np.linalg.eigvalsh(dense_matrix(operators[1], np.zeros(3))).min() > 0
 
 
 def test_labelling_goes_on_where_it_stopped(

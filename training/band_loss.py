@@ -112,7 +112,7 @@ def energies_between(
 
 
 def random_kpoints(
-    structure: TrainingStructure, number: int, seeds: list[int]
+    structure: TrainingStructure, number: int, random: np.random.Generator
 ) -> NDArray[np.float64]:
     """Return random fractional k-points, zero along axes that are not periodic, shape (K, 3).
 
@@ -120,7 +120,6 @@ def random_kpoints(
     """
     if not structure.periodic_c.any():
         return np.zeros((1, 3))
-    random = np.random.default_rng(seeds)
     return random.uniform(-0.5, 0.5, (number, 3)) * structure.periodic_c
 
 

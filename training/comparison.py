@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.domain import serial_domain
@@ -16,13 +15,15 @@ from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.network.predict import predict
 from hamgnn_solve.core.observables.band_path import BandPath, band_path
 from hamgnn_solve.core.observables.band_plot import plot_band_comparison
-from hamgnn_solve.core.operator import BlockOperator, dense_matrix
+from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.spectrum import Spectrum
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.core.units import EV_PER_HARTREE
 from hamgnn_solve.training.label_file import (
     Label,
+    band_energies,
     label_operators,
+    pencil_energies,
     restrict_label,
 )
 from hamgnn_solve.training.same_orbitals import check_same_orbitals, labelled_structure
@@ -85,14 +86,14 @@ class Comparison:
 
     def predicted_energies(self, kpoints_kc: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return all energies of the prediction without any shift, (K, M), Hartree."""
-        return _energies(self.predicted, self.overlap, kpoints_kc)
+        return pencil_energies(self.predicted, self.overlap, kpoints_kc)
 
     def label_energies(self, kpoints_kc: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return all energies of the label's blocks, (K, M), Hartree.
 
         They are those of all orbitals of the label, which a model may have fewer of.
         """
-        return _energies(*label_operators(self.label), kpoints_kc)
+        return band_energies(self.label, kpoints_kc)
 
     def path(self) -> BandPath:
         """Return the path that bands of this structure are drawn along; Gamma for a molecule."""
@@ -165,14 +166,3 @@ def draw_comparison(comparison: Comparison, folder: Path) -> None:
     )
     files = [folder / f"{comparison.name}.{ending}" for ending in ("png", "svg")]
     plot_band_comparison(label, predicted, path, title, *files)
-
-
-def _energies(
-    hamiltonian: BlockOperator, overlap: BlockOperator, kpoints_kc: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    return np.array(
-        [
-            scipy.linalg.eigvalsh(dense_matrix(hamiltonian, k_c), dense_matrix(overlap, k_c))
-            for k_c in kpoints_kc
-        ]
-    )

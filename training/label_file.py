@@ -15,19 +15,18 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.model import GPAW_DATA
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.core.pairs import PairList
 from hamgnn_solve.core.structure import Structure
-from hamgnn_solve.training.gpaw_blocks import bloch_sum
 
 __all__ = [
     "Label",
     "band_energies",
-    "dense_blocks",
     "label_operators",
     "label_structure_of",
     "label_structures",
     "labels_of",
+    "pencil_energies",
     "read_label",
     "restrict_label",
     "write_label",
@@ -100,35 +99,19 @@ class Label:
                 )
 
 
-def dense_blocks(
-    label: Label,
-) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the label's pair blocks as matrices: (shift_xc, h_xmm, s_xmm)."""
-    shift_xc, x_p = np.unique(label.shift_pc, axis=0, return_inverse=True)
-    starts_i = np.concatenate([[0], np.cumsum(label.norb_i)])
-    matrices = np.zeros((2, len(shift_xc), starts_i[-1], starts_i[-1]))
-    offset = 0
-    for x, i, j in zip(x_p.ravel(), label.first_p, label.second_p, strict=True):
-        shape = (label.norb_i[i], label.norb_i[j])
-        size = int(shape[0]) * int(shape[1])
-        place = (x, slice(starts_i[i], starts_i[i + 1]), slice(starts_i[j], starts_i[j + 1]))
-        matrices[0][place] = label.h_values[offset : offset + size].reshape(shape)
-        matrices[1][place] = label.s_values[offset : offset + size].reshape(shape)
-        offset += size
-    return shift_xc, matrices[0], matrices[1]
-
-
 def band_energies(label: Label, kpoints_kc: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return all eigenvalues of the label's pencil at fractional k-points, (K, M), Hartree."""
-    shift_xc, h_xmm, s_xmm = dense_blocks(label)
+    return pencil_energies(*label_operators(label), kpoints_kc)
+
+
+def pencil_energies(
+    hamiltonian: BlockOperator, overlap: BlockOperator, kpoints_kc: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return all eigenvalues of H(k) C = S(k) C e at fractional k-points, (K, M), Hartree."""
     return np.array(
         [
-            scipy.linalg.eigh(
-                bloch_sum(shift_xc, h_xmm, kpoint_c),
-                bloch_sum(shift_xc, s_xmm, kpoint_c),
-                eigvals_only=True,
-            )
-            for kpoint_c in kpoints_kc
+            scipy.linalg.eigvalsh(dense_matrix(hamiltonian, k_c), dense_matrix(overlap, k_c))
+            for k_c in kpoints_kc
         ]
     )
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.basis.openmx_data import openmx_basis
@@ -23,10 +22,10 @@ from hamgnn_solve.core.io.openmx_input import OPENMX_ORBITALS, OpenMXText, openm
 from hamgnn_solve.core.io.openmx_output import OpenMXOutput, read_openmx_output
 from hamgnn_solve.core.io.scfout import ScfoutData, read_scfout
 from hamgnn_solve.core.model import OPENMX
-from hamgnn_solve.core.operator import BlockOperator, dense_matrix
+from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.pairs import join_pairs
 from hamgnn_solve.core.units import EV_PER_HARTREE
-from hamgnn_solve.training.label_file import Label, write_label
+from hamgnn_solve.training.label_file import Label, pencil_energies, write_label
 
 __all__ = ["Collected", "collect_labels", "openmx_label"]
 
@@ -154,12 +153,7 @@ def openmx_label(path: Path, dft_data: Path) -> Label:
             "continue it."
         )
     kpoints_kc = openmx_mesh(data.text.kgrid(), time_reversal=True).kpoints_kc
-    energies_kn = np.array(
-        [
-            scipy.linalg.eigvalsh(dense_matrix(hamiltonian, k_c), dense_matrix(given_overlap, k_c))
-            for k_c in kpoints_kc
-        ]
-    )
+    energies_kn = pencil_energies(hamiltonian, given_overlap, kpoints_kc)
     error = _eigenvalue_error(output, kpoints_kc, energies_kn, path)
     filled = round(data.electrons / 2)
     pairs = hamiltonian.pairs

@@ -24,7 +24,7 @@ import torch
 from mpi4py import MPI
 
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.core.model import Model, load_model, save_model
+from hamgnn_solve.core.model import Model, save_model
 from hamgnn_solve.core.model_selection import find_model
 from hamgnn_solve.core.network.build import Network, build_network
 from hamgnn_solve.core.network.radial import radial_functions
@@ -134,8 +134,8 @@ def _with_environments(
     model: Model, config: TrainingConfig, names: set[str], say: Callable[[str], None]
 ) -> Model:
     """Record the surroundings of the atoms trained on, where they tell a threshold."""
-    structures = read_training_structures(list(config.labels))
     try:
+        structures = read_training_structures(list(config.labels))
         return record_environments(model, {k: x for k, x in structures.items() if k in names})
     except InputError as error:
         say(f"environments are not recorded: {error}")
@@ -159,7 +159,7 @@ def _read_structures(
 
 def _start_model(config: TrainingConfig) -> Model:
     if config.start is not None:
-        start = find_model(config.start) if "/" not in config.start else load_model(config.start)
+        start = find_model(config.start)
         start.network.train().requires_grad_(True)
         return replace(
             start,
@@ -203,9 +203,10 @@ class _Run:
         self.config, self.model, self.folder = config, model, folder
         self.comm, self.device, self.say = comm, device, say
         self.seen, self.held_out = seen, held_out
+        # Before a device gets a copy: the weights of the first rank are written into the others'.
+        for tensor in model.network.state_dict().values():
+            comm.Bcast(tensor.detach().numpy())
         self.network: Network = model.network.to(device)
-        for tensor in self.network.state_dict().values():
-            comm.Bcast(tensor.detach().cpu().numpy())
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.place = 0
         self.update = 0
@@ -278,7 +279,7 @@ class _Run:
         for number in range(self.comm.rank, count, self.comm.size):
             drawn = self.update * count + number
             structure, random = self._drawn(drawn)
-            parts = self._losses(self.network, structure, random, [self.place, drawn])
+            parts = self._losses(self.network, structure, random)
             torch.autograd.backward(parts["loss"] / count)
             report = {key: float(value.detach()) for key, value in parts.items()}
             reports.append((number, report, bool(structure.periodic_c.all())))
@@ -322,7 +323,6 @@ class _Run:
         network: Network,
         structure: TrainingStructure,
         random: np.random.Generator,
-        seeds: list[int],
     ) -> dict[str, torch.Tensor]:
         """Return the losses of a structure in meV."""
         step, structure = self.step, structure.to(self.device)
@@ -333,7 +333,7 @@ class _Run:
         predicted = torch.cat(network(structure.types, structure.pairs, structure.reverse))
         parts = step.loss(predicted, structure, states)
         if step.bands is not None:
-            kpoints_kc = random_kpoints(structure, step.bands.kpoints, [self.config.seed, *seeds])
+            kpoints_kc = random_kpoints(structure, step.bands.kpoints, random)
             parts["bands"] = MEV_PER_HARTREE * step.bands(predicted, structure, kpoints_kc)
             parts["loss"] = parts["loss"] + step.bands.weight * parts["bands"]
         return parts
@@ -360,9 +360,7 @@ class _Run:
         with torch.no_grad():
             for number in range(self.comm.rank, len(self.held_out), self.comm.size):
                 random = np.random.default_rng([self.config.seed, VALIDATION_SEED, number])
-                parts = self._losses(
-                    self.average, self.held_out[number], random, [VALIDATION_SEED, number]
-                )
+                parts = self._losses(self.average, self.held_out[number], random)
                 rows.append({key: abs(float(value)) for key, value in parts.items()})
         everyone = [one for ranks in self.comm.allgather(rows) for one in ranks]
         means = {
