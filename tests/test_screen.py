@@ -92,7 +92,9 @@ def test_figures_are_those_of_a_run(screened: tuple[Path, Path], tmp_path: Path)
     assert row["gap_kind"] == summary["gap_kind"]
     with h5py.File(tmp_path / "run" / "results.h5") as run, h5py.File(out / "screening.h5") as h5:
         group = h5["MoS2.vasp"]
-        assert np.abs(group["eigenvalues_eV"][:] - run["eigenvalues_eV"][:]).max() < 1e-9
+        # The network works in single precision, and sums in another order with more threads:
+        # 2e-8 eV were seen.
+        assert np.abs(group["eigenvalues_eV"][:] - run["eigenvalues_eV"][:]).max() < 1e-6
         assert np.array_equal(group["kpoints"], run["kpoints"])
         widths_n = np.ptp(run["eigenvalues_eV"][:], axis=0)
         highest = run["eigenvalues_eV"][:].max(axis=0) >= summary["vbm_eV"] - 1.0
