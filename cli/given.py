@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,12 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.cli.density_of_states import mesh_of
 from hamgnn_solve.cli.options import SolveOptions
+from hamgnn_solve.cli.real_space import (
+    RealSpace,
+    check_real_space,
+    make_real_space,
+    wants_grid,
+)
 from hamgnn_solve.cli.solve import (
     describe_run,
     finish_run,
@@ -20,6 +27,8 @@ from hamgnn_solve.cli.solve import (
 )
 from hamgnn_solve.cli.spectrum import factor_options, solve_spectrum
 from hamgnn_solve.cli.stages import Stages
+from hamgnn_solve.core.basis.openmx_data import openmx_basis
+from hamgnn_solve.core.basis.species import Basis
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.hamiltonian import (
     CrystalHamiltonian,
@@ -123,6 +132,8 @@ def solve_given(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
                 if system.spinors:
                     raise InputError("--dos is not there for spinors yet; leave it out.")
                 mesh_of(options, int(system.norb_i.sum()))
+            basis = _basis(options, system)
+            check_real_space(options, replace(system, electrons=electrons), basis)
             if comm.rank == 0:
                 prepare_folder(options.run_folder)
     structure = system.structure
@@ -163,8 +174,30 @@ def solve_given(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
     summary = describe_run(options, structure, "none: H and S given", norb_i, spectrum, comm)
     if system.chemical_potential is not None:
         summary["file_fermi_level_eV"] = system.chemical_potential * EV_PER_HARTREE
-    finish_run(options, stages, pencil, system, spectrum, path, summary, inputs)
+    system = replace(system, electrons=electrons)
+    real_space = RealSpace()
+    if basis is not None:
+        real_space = make_real_space(
+            options,
+            pencil,
+            system,
+            basis,
+            given.hamiltonian,
+            given.overlap,
+            spectrum,
+            0.0,
+            stages,
+        )
+    finish_run(options, stages, pencil, system, spectrum, path, summary, inputs, 0.0, real_space)
     return summary
+
+
+def _basis(options: SolveOptions, system: OrbitalSystem) -> Basis | None:
+    """Return the orbitals of given matrices where they are needed and can be told."""
+    folder = options.dft_data_folder
+    if not wants_grid(options) or folder is None or not system.openmx_species:
+        return None
+    return openmx_basis(folder, system.openmx_species.values())
 
 
 def _electrons(options: SolveOptions, system: OrbitalSystem) -> float:

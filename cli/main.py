@@ -120,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=SolveOptions.dos_moments,
         help="Chebyshev moments for large cells: the more, the sharper (default: %(default)s)",
     )
+    _add_real_space(parser)
     parser.add_argument(
         "--memory-per-rank",
         metavar="SIZE",
@@ -184,6 +185,79 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_real_space(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("densities and orbitals on a grid")
+    group.add_argument(
+        "--density",
+        metavar="FILE",
+        help="write the valence charge density: .cube, .xsf or .h5",
+    )
+    group.add_argument(
+        "--difference-density",
+        metavar="FILE",
+        help="write the density minus that of free atoms: .cube, .xsf or .h5",
+    )
+    group.add_argument(
+        "--charges",
+        action="store_true",
+        help="Mulliken charges of all atoms; with a density Hirshfeld charges come too",
+    )
+    group.add_argument(
+        "--density-mesh",
+        metavar="MESH",
+        help="k mesh of density, charges and --ldos, 6x6x1 say (default: one point along an axis "
+        "for every 19 Angstrom that it is shorter)",
+    )
+    group.add_argument(
+        "--temperature",
+        metavar="KELVIN",
+        type=float,
+        help="electronic temperature of the density (default: 0 with a gap; in a metal that of "
+        "the run that made --hamiltonian, or 580)",
+    )
+    group.add_argument(
+        "--orbitals",
+        metavar="LIST",
+        help="write these orbitals: homo, lumo, homo-1, a number of a band; homo-4:homo writes "
+        "the density of a set",
+    )
+    group.add_argument(
+        "--orbital-k",
+        metavar='"X Y Z"',
+        default=SolveOptions.orbital_k,
+        help="fractional k of the orbitals (default: Gamma)",
+    )
+    group.add_argument(
+        "--ldos",
+        metavar="LOW:HIGH",
+        help="write the density of the states in a window, eV around the Fermi level, and a "
+        "picture of a plane of it (--ldos=-0.5:0.2)",
+    )
+    group.add_argument(
+        "--ldos-height",
+        metavar="ANGSTROM",
+        type=float,
+        help="height of that plane above the cell's bottom face (default: 2 above the topmost "
+        "atom)",
+    )
+    group.add_argument(
+        "--grid-spacing",
+        metavar="ANGSTROM",
+        type=float,
+        default=SolveOptions.grid_spacing,
+        help="largest distance of grid points (default: %(default)s)",
+    )
+    group.add_argument(
+        "--grid-points", metavar="NxNxN", help="numbers of grid points instead, 48x48x120 say"
+    )
+    group.add_argument(
+        "--grid-format",
+        choices=("cube", "xsf", "h5"),
+        default=SolveOptions.grid_format,
+        help="format of orbitals and local densities of states (default: %(default)s)",
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code.
 
@@ -230,6 +304,18 @@ def main(arguments: list[str] | None = None) -> int:
             restart=parsed.restart,
             dos=parsed.dos,
             dos_moments=parsed.dos_moments,
+            density=parsed.density,
+            difference_density=parsed.difference_density,
+            charges=parsed.charges,
+            density_mesh=parsed.density_mesh,
+            temperature=parsed.temperature,
+            orbitals=parsed.orbitals,
+            orbital_k=parsed.orbital_k,
+            ldos=parsed.ldos,
+            ldos_height=parsed.ldos_height,
+            grid_spacing=parsed.grid_spacing,
+            grid_points=parsed.grid_points,
+            grid_format=parsed.grid_format,
             groups=parsed.groups,
             eigensolver=parsed.eigensolver,
             petsc=parsed.petsc,

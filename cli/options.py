@@ -51,6 +51,18 @@ class SolveOptions:
     restart: bool = False
     dos: str | None = None
     dos_moments: int = 1000
+    density: str | None = None
+    difference_density: str | None = None
+    charges: bool = False
+    density_mesh: str | None = None
+    temperature: float | None = None
+    orbitals: str | None = None
+    orbital_k: str = "0 0 0"
+    ldos: str | None = None
+    ldos_height: float | None = None
+    grid_spacing: float = 0.2
+    grid_points: str | None = None
+    grid_format: str = "cube"
     petsc: str = ""
     quiet: bool = False
     command: str = ""
@@ -89,6 +101,10 @@ class SolveOptions:
             raise InputError(f"--subspace {self.subspace} must be a number of vectors.")
         if self.dos_moments < 2:
             raise InputError(f"--dos-moments {self.dos_moments} is too few; give some hundreds.")
+        if self.temperature is not None and not 0.0 <= self.temperature < 1e6:
+            raise InputError(f"--temperature {self.temperature:g} must be a number of kelvins.")
+        if self.grid_format not in ("cube", "xsf", "h5"):
+            raise InputError(f"--grid-format {self.grid_format}: choose cube, xsf or h5.")
         if self.groups < 1:
             raise InputError(f"--groups {self.groups} must be a number of groups of ranks.")
         if self.eigensolver not in ("block", "slepc"):

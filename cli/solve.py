@@ -17,6 +17,7 @@ from hamgnn_solve import __version__
 from hamgnn_solve.cli.density_of_states import make_dos, mesh_of, write_dos_files
 from hamgnn_solve.cli.matrices import write_in_turn
 from hamgnn_solve.cli.options import SolveOptions
+from hamgnn_solve.cli.real_space import RealSpace, check_real_space, make_real_space
 from hamgnn_solve.cli.spectrum import factor_options, solve_spectrum
 from hamgnn_solve.cli.stages import Stages
 from hamgnn_solve.core.basis.openmx_data import openmx_basis
@@ -30,6 +31,7 @@ from hamgnn_solve.core.integrals.overlap import overlap
 from hamgnn_solve.core.io.results import (
     digest,
     summarise,
+    write_charges,
     write_environment_distances,
     write_results,
     write_summary,
@@ -96,11 +98,12 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
             path = requested_path(options, structure)
             if options.dos is not None:
                 mesh_of(options, int(basis.norb_i(structure).sum()))
+            norb_i, electrons = basis.norb_i(structure), basis.electrons(structure)
+            shells_i = tuple(basis.species[symbol].shell_l for symbol in structure.symbols)
+            system = OrbitalSystem(structure, shells_i, electrons)
+            check_real_space(options, system, basis)
             if comm.rank == 0:
                 prepare_folder(options.run_folder)
-    norb_i, electrons = basis.norb_i(structure), basis.electrons(structure)
-    shells_i = tuple(basis.species[symbol].shell_l for symbol in structure.symbols)
-    system = OrbitalSystem(structure, shells_i, electrons)
     stages.say(
         f"{options.structure}: {structure.natoms} atoms, {norb_i.sum()} orbitals, "
         f"{electrons:g} electrons; {comm.size} rank(s)"
@@ -165,7 +168,29 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         if relative_i is None
         else unfamiliar_atoms(structure.symbols, relative_i),
     }
-    finish_run(options, stages, pencil, system, spectrum, path, summary, inputs, model.energy_shift)
+    real_space = make_real_space(
+        options,
+        pencil,
+        system,
+        basis,
+        h_operator,
+        s_operator,
+        spectrum,
+        model.energy_shift,
+        stages,
+    )
+    finish_run(
+        options,
+        stages,
+        pencil,
+        system,
+        spectrum,
+        path,
+        summary,
+        inputs,
+        model.energy_shift,
+        real_space,
+    )
     if relative_i is not None and comm.rank == 0:
         write_environment_distances(options.run_folder / "results.h5", relative_i)
     return summary
@@ -191,7 +216,8 @@ def finish_run(
     path: BandPath,
     summary: dict[str, Any],
     inputs: str,
-    energy_shift: float = 0.0,
+    energy_shift: float,
+    real_space: RealSpace,
 ) -> None:
     """Make the density of states that was asked for; write pictures, results and summary.
 
@@ -205,8 +231,10 @@ def finish_run(
             plot_bands(spectrum, path, title, options.run_folder / "bands.png")
     summary["stages"] = stages.done
     if comm.rank == 0:
-        text = _summary_text(summary, stages.table())
+        summary |= real_space.figures
+        text = _summary_text(summary, real_space.lines, stages.table())
         write_results(options.run_folder / "results.h5", spectrum, path, summary, inputs)
+        write_charges(options.run_folder / "results.h5", real_space.charges)
         write_summary(options.run_folder, summary, text)
         if dos is not None:
             write_dos_files(options, *dos, spectrum.fermi_level, energy_shift)
@@ -302,7 +330,7 @@ def describe_run(
     }
 
 
-def _summary_text(summary: dict[str, Any], table: str) -> str:
+def _summary_text(summary: dict[str, Any], more: list[str], table: str) -> str:
     lines = [
         f"structure       {summary['structure']}",
         f"atoms           {summary['natoms']}",
@@ -329,7 +357,7 @@ def _summary_text(summary: dict[str, Any], table: str) -> str:
             f"gap             {summary['gap_eV']:.4f} eV, {summary['gap_kind']}, "
             "at the solved k-points",
         ]
-    return "\n".join(lines) + f"\n\n{table}\n"
+    return "\n".join(lines + more) + f"\n\n{table}\n"
 
 
 def _model_line(summary: dict[str, Any]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hamgnn_solve.core.basis.openmx_table import OpenMXSpecies
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.pairs import PairList, join_pairs
@@ -22,6 +24,7 @@ __all__ = [
     "check_not_h0",
     "check_same_structure",
     "doubled",
+    "gamma_centred_mesh",
     "half_reach",
     "moved_levels",
     "on_pairs",
@@ -56,6 +59,24 @@ class KMesh:
             raise ValueError(f"{len(self.weights_k)} weights, k of shape {self.kpoints_kc.shape}")
 
 
+def gamma_centred_mesh(divisions: tuple[int, int, int]) -> KMesh:
+    """Return a regular mesh that holds Gamma; of k and -k one, with the weight of both.
+
+    Parameters
+    ----------
+    divisions : tuple of int
+        k-points along the three reciprocal vectors.
+    """
+    index_kc = np.indices(divisions).reshape(3, -1).T
+    opposite_kc = -index_kc % np.array(divisions)
+    stride_c = np.array([divisions[1] * divisions[2], divisions[2], 1])
+    place_k, opposite_k = index_kc @ stride_c, opposite_kc @ stride_c
+    kept = place_k <= opposite_k
+    kpoints_kc = index_kc[kept] / np.array(divisions)
+    weights_k = np.where(place_k == opposite_k, 1.0, 2.0)[kept] / len(index_kc)
+    return KMesh(np.where(kpoints_kc > 0.5, kpoints_kc - 1.0, kpoints_kc), weights_k)
+
+
 @dataclass(frozen=True)
 class OrbitalSystem:
     """Atoms, orbitals and electrons of given operators: all of a file but the blocks.
@@ -76,6 +97,8 @@ class OrbitalSystem:
         Electronic temperature of that run in kelvin.
     chemical_potential : float, optional
         Where that run put the Fermi level, in Hartree.
+    openmx_species : mapping of str to OpenMXSpecies
+        OpenMX's orbitals of each element; empty where the file does not tell them.
     """
 
     structure: Structure
@@ -85,6 +108,7 @@ class OrbitalSystem:
     mesh: KMesh | None = None
     temperature: float = 0.0
     chemical_potential: float | None = None
+    openmx_species: Mapping[str, OpenMXSpecies] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.shells_i) != self.structure.natoms:

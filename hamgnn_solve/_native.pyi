@@ -41,6 +41,29 @@ def add_separable(
     target: NDArray[np.float64],
     /,
 ) -> None: ...
+def add_projected(
+    rows: NDArray[np.int64],
+    by_row: NDArray[np.int64],
+    row_start: NDArray[np.int64],
+    centre: NDArray[np.int64],
+    orbital_atom: NDArray[np.int64],
+    shift: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    centre_start: NDArray[np.int64],
+    natoms: int,
+    reach: int,
+    threshold: float,
+    blocks: NDArray[np.float64],
+    block_offset: NDArray[np.int64],
+    nproj: NDArray[np.int64],
+    norb: NDArray[np.int64],
+    source_key: NDArray[np.int64],
+    source_offset: NDArray[np.int64],
+    source: NDArray[np.float64],
+    target_offset: NDArray[np.int64],
+    target: NDArray[np.float64],
+    /,
+) -> None: ...
 def fill_blocks(
     coefficients: NDArray[np.float64],
     step: float,
@@ -125,3 +148,63 @@ def block_product(
     y: NDArray[np.float64],
     /,
 ) -> None: ...
+
+class OrbitalTiles:
+    def __init__(
+        self,
+        cell: NDArray[np.float64],
+        bounds_a: NDArray[np.int64],
+        bounds_b: NDArray[np.int64],
+        bounds_c: NDArray[np.int64],
+        image_atom: NDArray[np.int64],
+        image_element: NDArray[np.int64],
+        image_owned: NDArray[np.int64],
+        image_position: NDArray[np.float64],
+        shell_start: NDArray[np.int64],
+        shell_degree: NDArray[np.int64],
+        shell_cutoff: NDArray[np.float64],
+        shell_table: NDArray[np.int64],
+        cubics: NDArray[np.float64],
+        step: float,
+        reach: NDArray[np.float64],
+        first_layer: int,
+        last_layer: int,
+        /,
+    ) -> None: ...
+    @property
+    def stride(self) -> int: ...
+    def tiles(self) -> NDArray[np.int64]: ...
+    def density(
+        self,
+        begin: int,
+        end: int,
+        partner_start: NDArray[np.int64],
+        partner: NDArray[np.int64],
+        offset: NDArray[np.int64],
+        columns: NDArray[np.int64],
+        values: NDArray[np.float64],
+        out: NDArray[np.float64],
+        /,
+    ) -> None: ...
+    def states(
+        self,
+        begin: int,
+        end: int,
+        first_orbital: NDArray[np.int64],
+        real: NDArray[np.float64],
+        imaginary: NDArray[np.float64],
+        cosine: NDArray[np.float64],
+        sine: NDArray[np.float64],
+        out: NDArray[np.float64],
+        /,
+    ) -> None: ...
+    def projections(
+        self,
+        begin: int,
+        end: int,
+        first_orbital: NDArray[np.int64],
+        function: NDArray[np.float64],
+        sums: NDArray[np.float64],
+        /,
+    ) -> None: ...
+    def mean_orbitals(self, begin: int, end: int, /) -> float: ...

@@ -16,6 +16,7 @@
 
 #include "axis_product.hpp"
 #include "block_product.hpp"
+#include "orbital_grid.hpp"
 #include "platform.hpp"
 
 namespace nb = nanobind;
@@ -193,6 +194,52 @@ void add_separable(Indices rows, Indices by_row, Indices row_start, Indices cent
     }
 }
 
+// target_a (projectors x projectors) += sum over rows i and partners j of
+// <p_a|phi_i> P_ij <phi_j|p_a>, for blocks P_ij of an operator.
+void add_projected(Indices rows, Indices by_row, Indices row_start, Indices centre,
+                   Indices orbital_atom, Triples shift, Numbers weight, Indices centre_start,
+                   Index natoms, Index reach, double threshold, Numbers blocks,
+                   Indices block_offset, Indices nproj, Indices norb, Indices source_key,
+                   Indices source_offset, Numbers source, Indices target_offset, Values target) {
+    const Neighbours near{rows,  by_row, row_start,    centre, orbital_atom,
+                          shift, weight, centre_start, natoms, reach};
+    nb::gil_scoped_release release;
+    const Index *keys_begin = source_key.data();
+    const Index *keys_end = keys_begin + source_key.size();
+    const Index width = 2 * reach + 1;
+    // The blocks <p_a|phi_j> as orbitals x projectors.
+    std::vector<double> turned(blocks.size());
+    for (std::size_t p = 0; p < centre.size(); ++p) {
+        const Index np = nproj.data()[centre.data()[p]], nj = norb.data()[orbital_atom.data()[p]];
+        const double *from = blocks.data() + block_offset.data()[p];
+        double *to = turned.data() + block_offset.data()[p];
+        for (Index q = 0; q < np; ++q)
+            for (Index m = 0; m < nj; ++m) to[m * np + q] = from[q * nj + m];
+    }
+    std::vector<double> summed;
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+        const Index i = rows.data()[r], ni = norb.data()[i];
+        const Index per_row = natoms * width * width * width;
+        const Index *first = std::lower_bound(keys_begin, keys_end, i * per_row);
+        const Index *last = std::lower_bound(first, keys_end, (i + 1) * per_row);
+        for (Index s = row_start.data()[r]; s < row_start.data()[r + 1]; ++s) {
+            const Index left = by_row.data()[s], a = centre.data()[left];
+            const Index np = nproj.data()[a];
+            summed.assign(ni * np, 0.0);
+            near.partners(left, threshold, [&](Index right) {
+                const Index key = near.key(left, right);
+                const Index *place = std::lower_bound(first, last, key);
+                if (place == last || *place != key) return;
+                multiply_add(ni, norb.data()[orbital_atom.data()[right]], np,
+                             source.data() + source_offset.data()[place - keys_begin],
+                             turned.data() + block_offset.data()[right], summed.data());
+            });
+            multiply_add(np, ni, np, blocks.data() + block_offset.data()[left], summed.data(),
+                         target.data() + target_offset.data()[a]);
+        }
+    }
+}
+
 // What the columns of a table of two-centre integrals mean; see TwoCentreTable in two_centre.py.
 struct TableLayout {
     // l1, shells of l1, l2, shells of l2, first row, first column, first coupling, couplings.
@@ -311,10 +358,13 @@ NB_MODULE(_native, module) {
                "Sorted keys of the pairs (i, j, R) that share a projector centre.");
     module.def("add_separable", &add_separable,
                "Add P_a^T D_a P_a of all centres to the blocks of an operator, in place.");
+    module.def("add_projected", &add_projected,
+               "Add <p_a|phi_i> P_ij <phi_j|p_a> of an operator to the matrix of each centre.");
     module.def("fill_blocks", &fill_blocks,
                "Evaluate two-centre integrals from a table into strided blocks.");
     module.def("add_product", &add_product,
                "Add the blocks of one centre's matrix product to an operator, in place.");
     define_axis_product(module);
     define_block_product(module);
+    define_orbital_grid(module);
 }

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.basis.openmx_data import openmx_basis
-from hamgnn_solve.core.basis.openmx_table import OpenMXSpecies
 from hamgnn_solve.core.basis.species import Basis
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.hamiltonian import on_pairs, reordered
@@ -130,7 +129,7 @@ def openmx_label(path: Path, dft_data: Path) -> Label:
         raise InputError(
             f"{path} has spin, and labels have none; run OpenMX with scf.SpinPolarization off."
         )
-    species = _species(data.text)
+    species = data.text.species()
     basis = openmx_basis(dft_data, species.values())
     hamiltonian, given_overlap = _in_our_order(data, basis, path)
     rows = np.arange(data.structure.natoms, dtype=np.int64)
@@ -235,28 +234,6 @@ def _output_of(path: Path) -> Path:
             "OpenMX's .out file beside it."
         )
     return output
-
-
-def _species(text: OpenMXText) -> dict[str, OpenMXSpecies]:
-    """Return the orbitals of each element of a run; the valence is that of the first such atom."""
-    result: dict[str, OpenMXSpecies] = {}
-    rows = text.block("Atoms.SpeciesAndCoordinates")
-    for label, (number, words) in zip(text.atom_labels(), rows, strict=True):
-        try:
-            valence = float(words[5]) + float(words[6])
-            one = OpenMXSpecies(label.symbol, label.orbitals, label.pseudopotential, valence)
-        except (IndexError, ValueError) as error:
-            raise InputError(
-                f"Line {number} of {text.name} names the orbitals {label.orbitals} or electrons in "
-                "a way that has no place in labels; use OpenMX's own orbitals, not optimised ones."
-            ) from error
-        first = result.setdefault(label.symbol, one)
-        if (first.name, first.pseudopotential) != (one.name, one.pseudopotential):
-            raise InputError(
-                f"{text.name} has two kinds of {label.symbol}, and labels have one an element; "
-                "run it again with the same orbitals for all."
-            )
-    return result
 
 
 def _in_our_order(

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hamgnn_solve.core.basis.partial_waves import PartialWaves
 from hamgnn_solve.core.basis.species import Basis, RadialFunction, Species
 from hamgnn_solve.core.errors import InputError
 
-__all__ = ["built_in_basis", "built_in_species", "read_species"]
+__all__ = ["built_in_basis", "built_in_species", "read_partial_waves", "read_species"]
 
 PROJECTOR_POINTS = 26
 
@@ -70,17 +71,7 @@ def read_species(name: str) -> Species:
     InputError
         When `gpaw-data` is not installed, has no such set, or a file of it is damaged.
     """
-    folder = _setups_folder()
-    setup_file = folder / f"{name}.PBE.gz"
-    basis_file = folder / f"{name}.dzp.basis.gz"
-    # The pattern keeps a name out of a model file from reaching outside the folder.
-    known = re.fullmatch(r"[A-Z][a-z]?(\.\w+)*", name) is not None
-    if not (known and setup_file.is_file() and basis_file.is_file()):
-        raise InputError(
-            f"The package gpaw-data has no dzp orbitals with a PBE setup called {name}; use an "
-            "element it covers, named like Mo.6 or S."
-        )
-    setup, basis = _parse(setup_file), _parse(basis_file)
+    setup, basis = (_parse(file) for file in _files(name))
     try:
         projectors, coupling = _projectors(setup)
         atom = setup.find("atom")
@@ -98,6 +89,76 @@ def read_species(name: str) -> Species:
         raise InputError(
             f"The data set {name} of gpaw-data is damaged ({error}); install gpaw-data again."
         ) from error
+
+
+@cache
+def read_partial_waves(name: str) -> PartialWaves:
+    """Read the partial waves of the PBE setup of one element from the `gpaw-data` package.
+
+    Parameters and errors are those of `read_species`, which returns the projectors in the same
+    order.
+
+    Notes
+    -----
+    Blöchl, Phys. Rev. B 50, 17953 (1994). The free atom's density is that of its bound states,
+    f phi^2 / 4 pi, scaled to hold the valence electrons exactly (a scalar-relativistic function
+    lacks its small component).
+    """
+    setup = _parse(_files(name)[0])
+    try:
+        states = setup.findall("valence_states/state")
+        scale, count = _rational_grid(setup)
+        index_g = np.arange(count)
+        radius_g = scale * index_g / (count - index_g)
+        waves = {
+            kind: [_state_function(setup, kind, state, count) for state in states]
+            for kind in ("ae_partial_wave", "pseudo_partial_wave")
+        }
+        radius = max(float(state.attrib["rc"]) for state in states)
+        inside = slice(int(np.ceil(count * 2 * radius / (scale + 2 * radius))))
+
+        def functions(kind: str) -> tuple[RadialFunction, ...]:
+            return tuple(
+                RadialFunction(
+                    angular,
+                    radius_g[inside],
+                    _divide_by_power(values_g, radius_g, angular)[inside],
+                    f"{kind} {state.attrib['id']}",
+                )
+                for state, values_g in zip(states, waves[kind], strict=True)
+                for angular in [int(state.attrib["l"])]
+            )
+
+        bound = tuple(float(state.attrib.get("f", 0.0)) for state in states)
+        density_g = np.array(bound) @ np.square(waves["ae_partial_wave"]) / (4.0 * np.pi)
+        weight_g = radius_g**2 * scale * count / (count - index_g) ** 2
+        held = 4.0 * np.pi * float(weight_g @ density_g)
+        return PartialWaves(
+            functions("ae_partial_wave"),
+            functions("pseudo_partial_wave"),
+            radius,
+            bound,
+            radius_g,
+            density_g * (sum(bound) / held),
+        )
+    except (ValueError, KeyError, IndexError) as error:
+        raise InputError(
+            f"The data set {name} of gpaw-data is damaged ({error}); install gpaw-data again."
+        ) from error
+
+
+def _files(name: str) -> tuple[Path, Path]:
+    """Return the files of the setup and of the orbitals of a data set."""
+    folder = _setups_folder()
+    files = folder / f"{name}.PBE.gz", folder / f"{name}.dzp.basis.gz"
+    # The pattern keeps a name out of a model file from reaching outside the folder.
+    known = re.fullmatch(r"[A-Z][a-z]?(\.\w+)*", name) is not None
+    if not (known and all(file.is_file() for file in files)):
+        raise InputError(
+            f"The package gpaw-data has no dzp orbitals with a PBE setup called {name}; use an "
+            "element it covers, named like Mo.6 or S."
+        )
+    return files
 
 
 def _setups_folder() -> Path:

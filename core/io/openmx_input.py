@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core.periodic_table import Element
 
+from hamgnn_solve.core.basis.openmx_table import OpenMXSpecies
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.hamiltonian import KMesh, OrbitalOrder
 from hamgnn_solve.core.structure import Structure
@@ -155,6 +156,34 @@ class OpenMXText:
                 )
             result.append(labels[words[1]])
         return tuple(result)
+
+    def species(self) -> dict[str, OpenMXSpecies]:
+        """Return the orbitals of each element of a run; the valence is that of the first such atom.
+
+        Raises
+        ------
+        InputError
+            For orbitals that are not OpenMX's own, or two kinds of them for one element.
+        """
+        result: dict[str, OpenMXSpecies] = {}
+        rows = self.block("Atoms.SpeciesAndCoordinates")
+        for label, (number, words) in zip(self.atom_labels(), rows, strict=True):
+            try:
+                valence = float(words[5]) + float(words[6])
+                one = OpenMXSpecies(label.symbol, label.orbitals, label.pseudopotential, valence)
+            except (IndexError, ValueError) as error:
+                raise InputError(
+                    f"Line {number} of {self.name} names the orbitals {label.orbitals} or "
+                    "electrons in a way that cannot be followed; use OpenMX's own orbitals, not "
+                    "optimised ones."
+                ) from error
+            first = result.setdefault(label.symbol, one)
+            if (first.name, first.pseudopotential) != (one.name, one.pseudopotential):
+                raise InputError(
+                    f"{self.name} has two kinds of {label.symbol}, and one an element is "
+                    "understood; run it again with the same orbitals for all."
+                )
+        return result
 
     def kgrid(self) -> tuple[int, int, int]:
         """Return the divisions of scf.Kgrid; 1 1 1 where it is absent, as in OpenMX."""

@@ -21,6 +21,7 @@ __all__ = [
     "BandStore",
     "digest",
     "summarise",
+    "write_charges",
     "write_dos",
     "write_environment_distances",
     "write_results",
@@ -236,6 +237,21 @@ def write_dos(file: str | Path, dos: DensityOfStates, fermi_level: float) -> Non
                 group[name] = values * unit
         group.attrs["broadening_eV"] = dos.broadening * EV_PER_HARTREE
         group.attrs["fermi_level_eV"] = fermi_level * EV_PER_HARTREE
+
+
+def write_charges(file: str | Path, charges: dict[str, NDArray[np.float64]]) -> None:
+    """Add the group `charges` to `results.h5`: a dataset of each kind, one number an atom.
+
+    Parameters
+    ----------
+    file : str or Path
+        A file that `write_results` wrote.
+    charges : dict of str to ndarray, shape (N,)
+        "mulliken", "hirshfeld"; in units of e, positive where electrons are missing.
+    """
+    with h5py.File(file, "r+") as h5:
+        for kind, charge_i in charges.items():
+            h5[f"charges/{kind}"] = charge_i
 
 
 def write_environment_distances(file: str | Path, relative_i: NDArray[np.float64]) -> None:

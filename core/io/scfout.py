@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hamgnn_solve.core.basis.openmx_table import OpenMXSpecies
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.hamiltonian import (
     CrystalHamiltonian,
@@ -228,6 +229,7 @@ def scfout_hamiltonian(path: str | Path) -> CrystalHamiltonian:
         mesh=openmx_mesh(data.text.kgrid(), time_reversal=not imaginary),
         temperature=data.electronic_temperature,
         chemical_potential=data.chemical_potential,
+        openmx_species=_species(data),
     )
     return CrystalHamiltonian(
         system,
@@ -255,6 +257,14 @@ def scfout_zero(path: str | Path) -> BlockOperator:
         )
     order = [OPENMX_ORBITALS.from_program(shells) for shells in _shells(data, path)]
     return reordered(data.hamiltonians[0], order)
+
+
+def _species(data: ScfoutData) -> dict[str, OpenMXSpecies]:
+    """Return OpenMX's orbitals; none where a file has other ones, which bands can do without."""
+    try:
+        return data.text.species()
+    except InputError:
+        return {}
 
 
 def _shells(data: ScfoutData, path: str | Path) -> tuple[tuple[int, ...], ...]:

@@ -1,0 +1,58 @@
+"""Draw a function on a plane of the cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+__all__ = ["plot_plane"]
+
+# Angstrom. Small cells are repeated up to this length.
+SHOWN = 15.0
+
+
+def plot_plane(
+    values: NDArray[np.float64],
+    cell_cc: NDArray[np.float64],
+    title: str,
+    unit: str,
+    file: str | Path,
+) -> None:
+    """Draw a function on the plane of two lattice vectors, small cells several times.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n1, n2)
+        On points a/n1 A1 + b/n2 A2.
+    cell_cc : ndarray, shape (2, 3)
+        A1 and A2 as rows, in Angstrom.
+    title, unit : str
+        Of the values.
+    file : str or Path
+        Picture to write; the name tells the format.
+    """
+    lengths = np.linalg.norm(cell_cc, axis=1)
+    repeats = [max(1, int(np.ceil(SHOWN / length))) for length in lengths]
+    shown = np.tile(values, repeats)
+    # The plane's own axes: x along A1, y at right angles to it.
+    along = cell_cc[0] / lengths[0]
+    first = np.array([lengths[0], 0.0])
+    across = cell_cc[1] @ along
+    second = np.array([across, np.sqrt(max(lengths[1] ** 2 - across**2, 0.0))])
+    corners = np.indices((shown.shape[0] + 1, shown.shape[1] + 1)).astype(float)
+    parts = corners / np.array(values.shape)[:, None, None]
+    x, y = (parts[0] * first[c] + parts[1] * second[c] for c in (0, 1))
+    with mpl.rc_context({"font.size": 9, "axes.linewidth": 0.8}):
+        figure = Figure(figsize=(4.4, 3.8), dpi=200, layout="constrained")
+        axes = figure.add_subplot()
+        mesh = axes.pcolormesh(x, y, shown, cmap="inferno", vmin=0.0, rasterized=True)
+        axes.set_aspect("equal")
+        axes.set_xlabel("x (Å)")
+        axes.set_ylabel("y (Å)")
+        axes.set_title(title, fontsize=9)
+        figure.colorbar(mesh, ax=axes, label=unit.replace("^3", "$^3$"), shrink=0.85)
+        figure.savefig(file)

@@ -1,0 +1,1 @@
+"""Densities and orbitals on a regular grid of the cell."""
