@@ -24,16 +24,16 @@ from hamgnn_solve.core.real_space.augmentation import (
     add_augmentation,
     add_wave_augmentation,
     atomic_densities,
-    give_to_nearest,
     is_augmented,
     orbital_projections,
     state_projections,
 )
 from hamgnn_solve.core.real_space.charges import hirshfeld_electrons, mulliken_electrons
-from hamgnn_solve.core.real_space.free_atoms import free_atoms
+from hamgnn_solve.core.real_space.free_atoms import FreeAtoms
 from hamgnn_solve.core.real_space.grid import Grid, GridFunction, parse_points, spacing_in_bohr
 from hamgnn_solve.core.real_space.orbital_grid import OrbitalGrid, tiling_of
 from hamgnn_solve.core.real_space.phase import fixed_phase
+from hamgnn_solve.core.real_space.spheres import give_to_nearest
 from hamgnn_solve.core.spectrum import Spectrum
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.core.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE, HARTREE_PER_KELVIN
@@ -263,21 +263,11 @@ class _Work:
     def _difference(self, density: GridFunction) -> NDArray[np.float64]:
         """Take the free atoms off a density, in place; returns the Hirshfeld charges. Collective.
 
-        The density of each free atom holds its valence electrons on the grid too.
+        The density of each free atom is scaled to hold its valence electrons on the grid.
         """
-        structure = self.structure
-        free = free_atoms(structure, self.basis)
-        atoms = OrbitalGrid(structure, free, self.grid, np.arange(structure.natoms), self.planes)
-        ones = np.ones((structure.natoms, 1))
-        superposition = np.zeros_like(density.values)[None]
-        of_tiles = atoms.states(ones, np.zeros(3))
-        real = type(of_tiles)(of_tiles.tiling, of_tiles.tiles, of_tiles.values[:, :1])
-        real.add_to(superposition, self.planes[0])
-        whole = density.like(superposition[0])
-        unit = density.like(np.ones_like(density.values))
-        held_i = self.comm.allreduce(atoms.projections(unit))
-        valence_i = np.array([self.basis.species[s].valence for s in structure.symbols])
-        give_to_nearest(whole, structure.pos_ic, valence_i - held_i)
+        atoms = FreeAtoms(self.structure, self.basis, self.grid, self.planes)
+        held_i = self.comm.allreduce(atoms.projections(density.like(np.ones(density.values.shape))))
+        whole = atoms.superposition(atoms.valence_i / held_i)
         density.values[...] -= whole.values
         gained_i = hirshfeld_electrons(density, whole, atoms)
         return np.asarray(-self.comm.allreduce(gained_i))
@@ -390,11 +380,9 @@ class _Work:
         if alone:
             whole = _degenerate_set(energies_n, first - low)
             whole = (whole[0] + low, whole[1] + low)
-        text = ", ".join(
-            f"{x:.4f}" for x in energies_n[first - low : last - low + 1] * EV_PER_HARTREE
-        )
+        levels_n = (energies_n[first - low : last - low + 1] + self.energy_shift) * EV_PER_HARTREE
         line = f"band {first}" if alone else f"bands {first} to {last}"
-        result.lines.append(f"{name:<16}{line}, {text} eV before any shift")
+        result.lines.append(f"{name:<16}{line}, {', '.join(f'{x:.4f}' for x in levels_n)} eV")
         folder, ending = self.options.run_folder, self.options.grid_format
         stem = name.replace(":", "_")
         if alone:

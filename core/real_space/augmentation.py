@@ -6,13 +6,14 @@ With the atomic density matrices D_a = sum_ij <p_a|phi_i> P_ij <phi_j|p_a>,
            + sum_a sum_kl D_a,kl (phi_k(r) phi_l(r) - smooth phi_k(r) smooth phi_l(r)),
 
 partial waves with their harmonics (Blöchl, Phys. Rev. B 50, 17953 (1994)). The second term of an
-atom holds exactly sum_kl D_a,kl dS_kl electrons. On a grid the cusps at the nuclei are not
-resolved; what the sum over the points lacks is given to the point nearest to the nucleus.
+atom holds exactly sum_kl D_a,kl dS_kl electrons. A grid does not resolve the cusps and nodes near
+the nuclei: there a point gets the mean over the volume it stands for, and what the sum over the
+points then lacks is given to the point nearest to the nucleus.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,13 @@ from hamgnn_solve.core.integrals.separable import (
 )
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.pairs import PairKeys
-from hamgnn_solve.core.real_space.grid import Grid, GridFunction
+from hamgnn_solve.core.real_space.grid import GridFunction
+from hamgnn_solve.core.real_space.spheres import (
+    fine_parts,
+    near_nucleus,
+    sphere_points,
+    volume_means,
+)
 from hamgnn_solve.core.structure import Structure
 
 __all__ = [
@@ -48,8 +55,6 @@ __all__ = [
 
 # Products of weights below this do not enter an atomic density matrix.
 NEGLIGIBLE = 1e-14
-# Points of boxes around atoms that are looked at together.
-BATCH = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -223,15 +228,44 @@ def add_augmentation(
     for symbol, atoms in _atoms_by_element(structure):
         waves = partial_waves_of(basis, symbol)
         matrices = densities.of(atoms)
-        for sphere in _sphere_points(density, structure.pos_ic[atoms], waves.radius):
-            full, smooth = _waves_at(waves, sphere.vector_gc)
-            values_g = np.zeros(len(full))
-            for part, sign in ((full, 1.0), (smooth, -1.0)):
-                coupled = np.einsum("gk,gkl->gl", part, matrices[sphere.atom_g])
-                values_g += sign * np.einsum("gl,gl->g", coupled, part)
-            np.add.at(density.values.reshape(-1), sphere.place_g, values_g)
-            np.add.at(held_i, atoms[sphere.atom_g], values_g * density.grid.point_volume)
+
+        def augmentation(
+            atom_g: NDArray[np.int64],
+            vector_gc: NDArray[np.float64],
+            waves: PartialWaves = waves,
+            matrices: NDArray[np.float64] = matrices,
+        ) -> NDArray[np.float64]:
+            full, smooth = _waves_at(waves, vector_gc)
+            matrix_gkl = matrices[atom_g]
+            return np.asarray(
+                np.einsum("gk,gkl,gl->g", full, matrix_gkl, full, optimize=True)
+                - np.einsum("gk,gkl,gl->g", smooth, matrix_gkl, smooth, optimize=True)
+            )
+
+        held_i[atoms] = _add_spheres(density, structure.pos_ic[atoms], waves.radius, augmentation)
     return held_i
+
+
+def _add_spheres(
+    density: GridFunction,
+    pos_ac: NDArray[np.float64],
+    radius: float,
+    function: Callable[[NDArray[np.int64], NDArray[np.float64]], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Add functions of (atom, vector from its nucleus) inside spheres; returns their sums, (A,)."""
+    near = near_nucleus(density.grid)
+    held_a = np.zeros(len(pos_ac))
+    for sphere in sphere_points(density, pos_ac, radius):
+        close = np.linalg.norm(sphere.vector_gc, axis=1) < near
+        values_g = np.empty(len(close))
+        # Two points along each axis do further out.
+        for chosen, parts in ((close, fine_parts(density.grid)), (~close, 2)):
+            values_g[chosen] = volume_means(
+                sphere.atom_g[chosen], sphere.vector_gc[chosen], density.grid, function, parts
+            )
+        np.add.at(density.values.reshape(-1), sphere.place_g, values_g)
+        np.add.at(held_a, sphere.atom_g, values_g * density.grid.point_volume)
+    return held_a
 
 
 def add_wave_augmentation(
@@ -259,68 +293,12 @@ def add_wave_augmentation(
     for symbol, atoms in _atoms_by_element(structure):
         partial = partial_waves_of(basis, symbol)
         of_atoms = projection_q[start_i[atoms][:, None] + np.arange(nproj_i[atoms[0]])]
-        for sphere in _sphere_points(waves, structure.pos_ic[atoms], partial.radius):
+        for sphere in sphere_points(waves, structure.pos_ic[atoms], partial.radius):
             full, smooth = _waves_at(partial, sphere.vector_gc)
             values_g = np.einsum("gk,gk->g", full - smooth, of_atoms[sphere.atom_g])
             # The sphere is of the atom's image in the cell that the point was wrapped from.
             values_g = values_g * np.exp(-2j * np.pi * (sphere.wrap_gc @ k_c))
             np.add.at(waves.values.reshape(-1), sphere.place_g, values_g)
-
-
-@dataclass(frozen=True)
-class _Sphere:
-    """Grid points inside the spheres of some atoms.
-
-    Numbers of the atoms in the list, flat places in the array of planes, vectors from the nuclei in
-    Bohr, and by how many cells the points were moved to lie in the home cell.
-    """
-
-    atom_g: NDArray[np.int64]
-    place_g: NDArray[np.int64]
-    vector_gc: NDArray[np.float64]
-    wrap_gc: NDArray[np.int64]
-
-
-def _sphere_points(
-    function: GridFunction, pos_ac: NDArray[np.float64], radius: float
-) -> Iterator[_Sphere]:
-    """Yield the points of a function's planes that lie inside spheres, a batch of atoms a time."""
-    grid = function.grid
-    shape = np.array(grid.shape)
-    half_c = np.ceil(radius / grid.heights_c * shape).astype(np.int64) + 1
-    offsets = np.indices(tuple(2 * half_c + 1)).reshape(3, -1).T - half_c
-    inverse = np.linalg.inv(grid.step_cc)
-    step = max(1, BATCH // len(offsets))
-    for start in range(0, len(pos_ac), step):
-        nearest_ac = np.rint(pos_ac[start : start + step] @ inverse).astype(np.int64)
-        index = nearest_ac[:, None, :] + offsets
-        wrap, home = np.divmod(index, shape)
-        plane = home[..., 0] - function.first_plane
-        here = (plane >= 0) & (plane < len(function.values))
-        atom = np.nonzero(here)[0]
-        vector_gc = grid.positions(index[here]) - pos_ac[start + atom]
-        inside = np.einsum("gc,gc->g", vector_gc, vector_gc) < radius**2
-        atom, vector_gc = atom[inside], vector_gc[inside]
-        home, wrap = home[here][inside], wrap[here][inside]
-        place = (home[:, 0] - function.first_plane) * shape[1] + home[:, 1]
-        yield _Sphere(start + atom, place * shape[2] + home[:, 2], vector_gc, wrap)
-
-
-def nearest_points(grid: Grid, pos_ic: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the grid point in the home cell that is nearest to each nucleus, shape (N, 3)."""
-    index = np.rint(pos_ic @ np.linalg.inv(grid.step_cc)).astype(np.int64)
-    return np.asarray(index % np.array(grid.shape))
-
-
-def give_to_nearest(
-    density: GridFunction, pos_ic: NDArray[np.float64], missing_i: NDArray[np.float64]
-) -> None:
-    """Add electrons to the points nearest to the nuclei, in place where these planes have them."""
-    point_ic = nearest_points(density.grid, pos_ic)
-    plane_i = point_ic[:, 0] - density.first_plane
-    here = (plane_i >= 0) & (plane_i < len(density.values))
-    places = (plane_i[here], point_ic[here, 1], point_ic[here, 2])
-    np.add.at(density.values, places, missing_i[here] / density.grid.point_volume)
 
 
 def _waves_at(

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.real_space.free_atoms import FreeAtoms
 from hamgnn_solve.core.real_space.grid import GridFunction
-from hamgnn_solve.core.real_space.orbital_grid import OrbitalGrid
 
 __all__ = ["hirshfeld_electrons", "mulliken_electrons"]
 
@@ -33,7 +33,7 @@ def mulliken_electrons(
 
 
 def hirshfeld_electrons(
-    difference: GridFunction, superposition: GridFunction, atoms: OrbitalGrid
+    difference: GridFunction, superposition: GridFunction, atoms: FreeAtoms
 ) -> NDArray[np.float64]:
     """Return the electrons that each atom has gained over the free one, shape (N,).
 
@@ -46,8 +46,8 @@ def hirshfeld_electrons(
         Density minus superposition.
     superposition : GridFunction
         Of the free atoms, on the same planes.
-    atoms : OrbitalGrid
-        Their densities as orbitals (`free_atoms`), on these planes.
+    atoms : FreeAtoms
+        On these planes.
     """
     total = superposition.values
     share = np.divide(difference.values, total, out=np.zeros_like(total), where=total > 1e-30)
