@@ -119,7 +119,7 @@ def check_real_space(options: SolveOptions, system: OrbitalSystem, basis: Basis 
             check_volumetric_name(name)
     _grid(options, system.structure)
     if wants_density(options):
-        _mesh(options, system.structure)
+        _mesh(options, system)
     if options.orbitals:
         _bands_asked(options.orbitals, system)
         _orbital_k(options)
@@ -153,11 +153,11 @@ def make_real_space(
     if not wants_grid(options):
         return result
     bare = spectrum.shifted(-energy_shift)
-    work = _Work(options, pencil, system.structure, basis, overlap, bare, energy_shift, stages)
+    work = _Work(options, pencil, system, basis, overlap, bare, energy_shift, stages)
     if wants_density(options):
-        work.charge_density(hamiltonian, system, result)
+        work.charge_density(hamiltonian, result)
     if options.orbitals:
-        work.orbitals(system, result)
+        work.orbitals(result)
     if options.ldos:
         work.local_density_of_states(result)
     return result
@@ -170,14 +170,16 @@ class _Work:
         self,
         options: SolveOptions,
         pencil: Pencil,
-        structure: Structure,
+        system: OrbitalSystem,
         basis: Basis,
         overlap: BlockOperator,
         spectrum: Spectrum,
         energy_shift: float,
         stages: Stages,
     ) -> None:
+        structure = system.structure
         self.options, self.pencil, self.structure, self.basis = options, pencil, structure, basis
+        self.system = system
         self.overlap, self.spectrum, self.stages = overlap, spectrum, stages
         self.energy_shift = energy_shift
         self.comm = stages.comm
@@ -208,12 +210,10 @@ class _Work:
 
     # Density and charges.
 
-    def charge_density(
-        self, hamiltonian: BlockOperator, system: OrbitalSystem, result: RealSpace
-    ) -> None:
+    def charge_density(self, hamiltonian: BlockOperator, result: RealSpace) -> None:
         """Make the density matrix, the density and the charges. Collective."""
         options, structure = self.options, self.structure
-        found = self._density_matrix(hamiltonian, system)
+        found = self._density_matrix(hamiltonian)
         valence_i = np.array([self.basis.species[s].valence for s in structure.symbols])
         populations = self.comm.allreduce(mulliken_electrons(found.operator, self.overlap))
         result.charges["mulliken"] = valence_i - populations
@@ -272,9 +272,9 @@ class _Work:
         gained_i = hirshfeld_electrons(density, whole, atoms)
         return np.asarray(-self.comm.allreduce(gained_i))
 
-    def _density_matrix(self, hamiltonian: BlockOperator, system: OrbitalSystem) -> DensityMatrix:
-        mesh = _mesh(self.options, self.structure)
-        filling = self._filling(mesh, system)
+    def _density_matrix(self, hamiltonian: BlockOperator) -> DensityMatrix:
+        mesh = _mesh(self.options, self.system)
+        filling = self._filling(mesh)
         many = len(mesh.kpoints_kc)
         warm = f", {filling.temperature / HARTREE_PER_KELVIN:.0f} K" if filling.temperature else ""
         self.stages.say(f"density matrix from {many} k-point(s){warm}")
@@ -292,7 +292,7 @@ class _Work:
         self.stages.say(f"density matrix by {how}: {found.electrons:.6f} electrons")
         return found
 
-    def _filling(self, mesh: KMesh, system: OrbitalSystem) -> Filling:
+    def _filling(self, mesh: KMesh) -> Filling:
         """Return how the electrons fill the bands at the k-points of a mesh. Collective."""
         pencil, electrons = self.pencil, self.spectrum.electrons
         per_band = self.spectrum.electrons_per_band
@@ -316,7 +316,7 @@ class _Work:
         asked = self.options.temperature
         if asked is None and level is not None and not level.metal:
             return Filling(level, lowest, electrons, 0.0, per_band)
-        kelvin = asked if asked is not None else system.temperature or METAL_TEMPERATURE
+        kelvin = asked if asked is not None else self.system.temperature or METAL_TEMPERATURE
         warm = None
         if kelvin > 0.0:
             warm = thermal_level(
@@ -363,10 +363,10 @@ class _Work:
 
     # States.
 
-    def orbitals(self, system: OrbitalSystem, result: RealSpace) -> None:
+    def orbitals(self, result: RealSpace) -> None:
         """Write the orbitals asked for. Collective."""
         k_c = _orbital_k(self.options)
-        for name, first, last in _bands_asked(self.options.orbitals or "", system):
+        for name, first, last in _bands_asked(self.options.orbitals or "", self.system):
             with self.stages.stage(f"orbital {name}"):
                 low = max(1, first - PARTNERS)
                 high = min(self.pencil.nstates(k_c), last + PARTNERS)
@@ -428,7 +428,7 @@ class _Work:
         """Write the density of the states in a window of energies, and a picture. Collective."""
         low, high = _window(self.options.ldos or "")
         level = self.spectrum.fermi_level
-        mesh = _mesh(self.options, self.structure)
+        mesh = _mesh(self.options, self.system)
         filled, count = [], 0.0
         with self.stages.stage("ldos states"):
             for k_c, weight in zip(mesh.kpoints_kc, mesh.weights_k, strict=True):
@@ -472,10 +472,13 @@ def _grid(options: SolveOptions, structure: Structure) -> Grid:
     return Grid.of_spacing(structure.cell_cc, spacing_in_bohr(options.grid_spacing))
 
 
-def _mesh(options: SolveOptions, structure: Structure) -> KMesh:
+def _mesh(options: SolveOptions, system: OrbitalSystem) -> KMesh:
+    """Return the mesh asked for, or of the run that made H, or one fit for the cell."""
     if options.density_mesh is not None:
         return gamma_centred_mesh(parse_points(options.density_mesh))
-    lengths = np.linalg.norm(structure.cell_cc, axis=1) * ANGSTROM_PER_BOHR
+    if system.mesh is not None:
+        return system.mesh
+    lengths = np.linalg.norm(system.structure.cell_cc, axis=1) * ANGSTROM_PER_BOHR
     first, second, third = (max(1, round(KPOINT_LENGTH / x)) for x in lengths)
     return gamma_centred_mesh((first, second, third))
 
