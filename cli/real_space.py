@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -287,10 +288,22 @@ class _Work:
                 mesh.weights_k,
                 filling,
                 largest_bytes=self.options.memory_bytes,
+                notify=self._counter("k-points or poles of the density matrix"),
             )
         how = f"{found.npoles} poles" if found.method == "poles" else "LAPACK"
         self.stages.say(f"density matrix by {how}: {found.electrons:.6f} electrons")
         return found
+
+    def _counter(self, what: str) -> Callable[[], None]:
+        """Return what says after each part how many the first rank has done; minutes go by."""
+        count = 0
+
+        def notify() -> None:
+            nonlocal count
+            count += 1
+            self.stages.say(f"{what}: {count} done on the first rank")
+
+        return notify
 
     def _filling(self, mesh: KMesh) -> Filling:
         """Return how the electrons fill the bands at the k-points of a mesh. Collective."""

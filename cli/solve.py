@@ -230,8 +230,8 @@ def finish_run(
             title = f"{options.run_folder.stem}, {summary['natoms']} atoms"
             plot_bands(spectrum, path, title, options.run_folder / "bands.png")
     summary["stages"] = stages.done
+    summary |= real_space.figures
     if comm.rank == 0:
-        summary |= real_space.figures
         text = _summary_text(summary, real_space.lines, stages.table())
         write_results(options.run_folder / "results.h5", spectrum, path, summary, inputs)
         write_charges(options.run_folder / "results.h5", real_space.charges)
