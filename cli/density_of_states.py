@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hamgnn_solve.cli.options import SolveOptions
@@ -24,15 +24,16 @@ from hamgnn_solve.core.observables.density_of_states import (
 from hamgnn_solve.core.observables.dos_plot import plot_dos
 from hamgnn_solve.core.observables.projections import Projections, projections_of
 from hamgnn_solve.core.units import EV_PER_HARTREE
-from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.solver.bands import DENSE
 from hamgnn_solve.solver.dense import dense_bands
+from hamgnn_solve.solver.dense_kpoints import over_kpoints
 from hamgnn_solve.solver.kernel_polynomial import (
     KernelOptions,
     chebyshev_moments,
     kernel_dos,
     spectral_bounds,
 )
+from hamgnn_solve.solver.mulliken import dense_band_weights
 from hamgnn_solve.solver.pencil import Pencil
 
 __all__ = ["make_dos", "mesh_of", "write_dos_files"]
@@ -140,34 +141,23 @@ def write_dos_files(
 
 
 def _all_bands(
-    pencil: Pencil, mesh_kc: NDArray[np.float64], projections: Projections, advance: Any
+    pencil: Pencil,
+    mesh_kc: NDArray[np.float64],
+    projections: Projections,
+    advance: Callable[[], None],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return all energies and Mulliken weights by LAPACK, one k-point on each rank at a time."""
-    comm: MPI.Intracomm = pencil.comm
-    energies, weights = [], []
-    for start in range(0, len(mesh_kc), comm.size):
-        part = mesh_kc[start : start + comm.size]
-        whole = [pencil.gathered(k_c, rank) for rank, k_c in enumerate(part)]
-        own: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-        with agreed(comm):
-            if comm.rank < len(part):
-                matrices = whole[comm.rank]
-                assert matrices is not None
-                own = _bands_and_weights(*matrices, part[comm.rank], projections)
-        for found in comm.allgather(own)[: len(part)]:
-            energies.append(found[0])
-            weights.append(found[1])
-            advance()
-    number = min(len(x) for x in energies)
-    energies_kn = np.stack([x[:number] for x in energies])
-    return energies_kn, np.stack([x[:, :number] for x in weights], axis=1)
 
+    def work(
+        h: NDArray[Any], s: NDArray[Any], k_c: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        energies_n, vectors_mn = dense_bands(h, s, 1, len(h), k_c)
+        return energies_n, dense_band_weights(s, vectors_mn, projections)
 
-def _bands_and_weights(
-    h: NDArray[Any], s: NDArray[Any], k_c: NDArray[np.float64], projections: Projections
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    energies_n, vectors_mn = dense_bands(h, s, 1, len(h), k_c)
-    population_mn = (vectors_mn.conj() * (s @ vectors_mn)).real
-    cells_cn = np.zeros((projections.ncells, len(energies_n)))
-    np.add.at(cells_cn, projections.cell_of_orbital_m, population_mn)
-    return energies_n, projections.summed(cells_cn)
+    found = []
+    for bands in over_kpoints(pencil, mesh_kc, work):
+        found.append(bands)
+        advance()
+    number = min(len(energies_n) for energies_n, _ in found)
+    energies_kn = np.stack([energies_n[:number] for energies_n, _ in found])
+    return energies_kn, np.stack([weights_gn[:, :number] for _, weights_gn in found], axis=1)

@@ -152,7 +152,7 @@ def solve_given(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
     spectrum = solve_spectrum(
         options,
         pencil,
-        structure,
+        system,
         path,
         electrons,
         inputs,

@@ -121,6 +121,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="Chebyshev moments for large cells: the more, the sharper (default: %(default)s)",
     )
     parser.add_argument(
+        "--fat-bands",
+        action="store_true",
+        help="weights of elements and their shells in every state, in results.h5 and the picture",
+    )
+    parser.add_argument(
+        "--fermi-surface",
+        metavar="MESH",
+        help="Fermi surface of a metal from a k mesh such as 24x24x24: a .bxsf for XCrySDen and "
+        "FermiSurfer, and a picture (default: none)",
+    )
+    parser.add_argument(
         "--memory-per-rank",
         metavar="SIZE",
         help="memory a rank may use for the network, and then for sparse factors, 4GB say "
@@ -230,6 +241,8 @@ def main(arguments: list[str] | None = None) -> int:
             restart=parsed.restart,
             dos=parsed.dos,
             dos_moments=parsed.dos_moments,
+            fat_bands=parsed.fat_bands,
+            fermi_surface=parsed.fermi_surface,
             groups=parsed.groups,
             eigensolver=parsed.eigensolver,
             petsc=parsed.petsc,

@@ -51,6 +51,8 @@ class SolveOptions:
     restart: bool = False
     dos: str | None = None
     dos_moments: int = 1000
+    fat_bands: bool = False
+    fermi_surface: str | None = None
     petsc: str = ""
     quiet: bool = False
     command: str = ""

@@ -150,7 +150,7 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
     spectrum = solve_spectrum(
         options,
         pencil,
-        structure,
+        system,
         path,
         electrons,
         inputs,

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.cli.options import SolveOptions
 from hamgnn_solve.cli.stages import Stages
+from hamgnn_solve.core.hamiltonian import OrbitalSystem
 from hamgnn_solve.core.io.results import BandStore
 from hamgnn_solve.core.observables.band_path import BandPath
+from hamgnn_solve.core.observables.projections import projections_of
 from hamgnn_solve.core.spectrum import KBands, Spectrum
-from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.core.units import EV_PER_HARTREE
 from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.parallel.memory import memory_per_rank
@@ -41,7 +42,7 @@ def factor_options(options: SolveOptions, stages: Stages) -> FactorOptions:
 def solve_spectrum(
     options: SolveOptions,
     pencil: Pencil,
-    structure: Structure,
+    system: OrbitalSystem,
     path: BandPath,
     electrons: float,
     inputs: str,
@@ -57,7 +58,7 @@ def solve_spectrum(
     ----------
     options : SolveOptions
     pencil : Pencil
-    structure : Structure
+    system : OrbitalSystem
     path : BandPath
     electrons : float
     inputs : str
@@ -71,7 +72,10 @@ def solve_spectrum(
     """
     comm: MPI.Intracomm = stages.comm
     file = options.run_folder / "results.h5"
-    store = BandStore(file, path.kpoints_kc, options.bands, inputs, energy_shift)
+    structure = system.structure
+    projections = projections_of(system) if options.fat_bands else None
+    groups = () if projections is None else projections.names
+    store = BandStore(file, path.kpoints_kc, options.bands, inputs, energy_shift, groups)
     known: dict[int, KBands] = {}
     with agreed(comm):
         if comm.rank == 0 and options.restart:
@@ -95,6 +99,7 @@ def solve_spectrum(
         )
         if options.band_error
         else None,
+        projections=projections,
     )
     with stages.steps("spectrum", len(path.kpoints_kc)) as advance:
         spectrum = solve_bands(
