@@ -18,6 +18,7 @@ from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.parallel.memory import memory_per_rank
 from hamgnn_solve.solver.bands import BandOptions, solve_bands
 from hamgnn_solve.solver.factorisation import FactorOptions
+from hamgnn_solve.solver.fermi import FermiLevel
 from hamgnn_solve.solver.krylov import KrylovOptions
 from hamgnn_solve.solver.pencil import Pencil
 from hamgnn_solve.solver.reduced_bands import ReducedSpaceOptions
@@ -51,6 +52,7 @@ def solve_spectrum(
     energy_shift: float = 0.0,
     weights_k: NDArray[np.float64] | None = None,
     temperature: float = 0.0,
+    fermi: FermiLevel | None = None,
 ) -> Spectrum:
     """Solve the bands at all k-points, keeping each in the run folder. Collective.
 
@@ -69,6 +71,8 @@ def solve_spectrum(
     weights_k : ndarray, shape (K,), optional
     temperature : float
         k_B T in Hartree.
+    fermi : FermiLevel, optional
+        Of a k mesh, without `energy_shift`.
     """
     comm: MPI.Intracomm = stages.comm
     file = options.run_folder / "results.h5"
@@ -108,6 +112,7 @@ def solve_spectrum(
             electrons,
             options.bands,
             advance,
+            fermi=fermi,
             weights_k=weights_k,
             temperature=temperature,
             options=band_options,

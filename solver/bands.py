@@ -38,7 +38,7 @@ from hamgnn_solve.solver.reduced_bands import (
 )
 from hamgnn_solve.solver.slices import sliced_bands
 
-__all__ = ["BandOptions", "solve_bands"]
+__all__ = ["BandOptions", "band_range", "solve_bands"]
 
 # Orbitals up to which LAPACK is faster than sparse factors (bench/RESULTS.md).
 DENSE = 2000
@@ -79,6 +79,18 @@ class BandOptions:
     groups: int = 1
     reduced: ReducedSpaceOptions | None = None
     projections: Projections | None = None
+
+
+def band_range(
+    electrons: float, electrons_per_band: int, nbands: int, norbitals: int
+) -> tuple[int, int, int]:
+    """Return the first of some bands around the Fermi level, the last that is filled, and the last.
+
+    Half of them lie below the level; fewer where the bands end.
+    """
+    middle = int(np.ceil(electrons / electrons_per_band - 1e-9))
+    first = max(middle - nbands // 2 + 1, 1)
+    return first, middle, min(max(middle + nbands - nbands // 2, first), norbitals)
 
 
 def solve_bands(
@@ -133,9 +145,7 @@ def solve_bands(
     weights = normalised_weights(kpoints_kc, weights_k)
     check_electrons(pencil, electrons)
     per_band = pencil.electrons_per_band
-    middle = int(np.ceil(electrons / per_band - 1e-9))
-    first = max(middle - nbands // 2 + 1, 1)
-    last = min(max(middle + nbands - nbands // 2, first), pencil.norbitals)
+    first, middle, last = band_range(electrons, per_band, nbands, pencil.norbitals)
     found = dict(options.known)
     todo = [place for place in range(len(kpoints_kc)) if place not in found]
     if pencil.norbitals <= options.largest_dense:
@@ -155,11 +165,12 @@ def solve_bands(
     # Directions taken out of an ill-conditioned S may leave fewer bands at some k.
     number = min(len(x.energies_n) for x in bands_k)
     energies_kn = np.stack([x.energies_n[:number] for x in bands_k])
+    given = fermi is not None
     if fermi is None:
         fermi = fill_bands(energies_kn, first, pencil.norbitals, weights, electrons, per_band)
     if fermi is None:
         fermi = fermi_level(pencil, kpoints_kc, weights, electrons)
-    if fermi.metal and temperature > 0.0:
+    if fermi.metal and temperature > 0.0 and not given:
         warm = thermal_level(
             energies_kn, first, pencil.norbitals, weights, electrons, temperature, per_band
         )

@@ -20,6 +20,7 @@ from hamgnn_solve.core.units import EV_PER_HARTREE
 __all__ = [
     "BandStore",
     "digest",
+    "read_weights",
     "summarise",
     "write_dos",
     "write_environment_distances",
@@ -111,7 +112,7 @@ class BandStore:
                 residuals_kn = h5["residuals_eV"][:] / EV_PER_HARTREE
                 first_k, certified_k = h5["band_index"][:, 0], h5["certified"][:]
                 errors_k = h5["estimated_error_eV"][:] / EV_PER_HARTREE
-                weights_gkn, groups = _read_weights(h5) if self.groups else (None, ())
+                weights_gkn, groups = read_weights(h5) if self.groups else (None, ())
         except (OSError, KeyError) as error:
             raise InputError(
                 f"{self.file} cannot be read as results of a run ({error}); leave --restart out."
@@ -168,7 +169,8 @@ def _write_weights(
         h5["band_weights/weight"] = weights_gkn
 
 
-def _read_weights(h5: h5py.File) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+def read_weights(h5: h5py.File) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+    """Return the weights of groups of orbitals in the bands, (G, K, N), and the groups' names."""
     if "band_weights" not in h5:
         return None, ()
     names = h5["band_weights/group"].asstr()[:].tolist()
@@ -226,6 +228,7 @@ def write_results(
             timing.attrs["seconds"] = stage["seconds"]
             timing.attrs["peak_mb"] = stage["peak_mb"]
         h5.attrs["inputs"] = inputs
+        h5.attrs["electrons_per_band"] = spectrum.electrons_per_band
         for name, value in summary.items():
             if name not in NOT_ATTRIBUTES:
                 # A metal has no band edges: such an attribute is not a number.
@@ -264,6 +267,7 @@ def write_dos(file: str | Path, dos: DensityOfStates, fermi_level: float) -> Non
         for name, (values, unit) in errors.items():
             if values is not None:
                 group[name] = values * unit
+        group.attrs["electrons_per_band"] = dos.electrons_per_band
         group.attrs["broadening_eV"] = dos.broadening * EV_PER_HARTREE
         group.attrs["fermi_level_eV"] = fermi_level * EV_PER_HARTREE
 
