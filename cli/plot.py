@@ -66,6 +66,9 @@ def add_plot(subjects: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--font-size", metavar="PT", type=float, default=8.0, help="(default: %(default)g)"
     )
+    parser.add_argument(
+        "--dpi", metavar="N", type=int, default=300, help="of png files (default: %(default)s)"
+    )
     heading = parser.add_mutually_exclusive_group()
     heading.add_argument("--title", help="(default: name of the run and number of atoms)")
     heading.add_argument("--no-title", action="store_true", help="leave the title out")
@@ -109,7 +112,11 @@ def plot(parsed: argparse.Namespace) -> int:
     if title is None:
         title = figure_title(parsed.run, results.natoms)
     style = FigureStyle(
-        _width(parsed.width), parsed.height, parsed.font_size, "" if parsed.no_title else title
+        _width(parsed.width),
+        parsed.height,
+        parsed.font_size,
+        "" if parsed.no_title else title,
+        parsed.dpi,
     )
     stem = parsed.out or parsed.run / {"both": "bands-dos"}.get(panels, panels)
     files = [stem.with_name(f"{stem.name}.{name}") for name in formats]

@@ -19,7 +19,6 @@ from scipy.optimize import brentq
 from test_fat_bands import given_pencil
 
 from hamgnn_solve.cli.main import main
-from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.hamiltonian import CrystalHamiltonian
 from hamgnn_solve.core.io.bxsf import write_bxsf
 from hamgnn_solve.core.io.operator_file import write_operator_file
@@ -31,7 +30,7 @@ from hamgnn_solve.core.observables.fermi_surface import (
 )
 from hamgnn_solve.core.operator import dense_matrix
 from hamgnn_solve.core.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
-from hamgnn_solve.solver.k_mesh import fermi_surface, inequivalent, regular_mesh
+from hamgnn_solve.solver.k_mesh import fermi_surface, regular_mesh
 
 MESH = 20
 # Radius of the sphere of free electrons, one an atom, in 1/Angstrom.
@@ -166,19 +165,6 @@ def test_triangles_lie_on_the_surface_in_the_zone(
     assert min(rises) > 0.0
 
 
-def test_points_of_a_mesh_stand_for_their_opposites() -> None:
-    given = hamiltonian()
-    divisions = (4, 3, 2)
-    pencil = given_pencil(given)
-    solved, source_k = inequivalent(pencil, divisions)
-    # Self-conjugate points (2 x 1 x 2) and half of the others.
-    assert len(solved) == 14
-    kpoints_kc = regular_mesh(divisions)
-    for k, source in enumerate(solved[source_k]):
-        difference = np.stack([kpoints_kc[k] - sign * kpoints_kc[source] for sign in (1, -1)])
-        assert (np.abs(difference - np.rint(difference)).max(axis=1) < 1e-12).any()
-
-
 def test_level_of_tetrahedra_holds_the_electrons() -> None:
     kpoints_kc = regular_mesh((24, 24, 24))
     cubic = -2.0 * np.cos(2.0 * np.pi * kpoints_kc).sum(axis=1, keepdims=True)
@@ -233,11 +219,3 @@ def test_silicon_has_no_fermi_surface(tmp_path: Path, capsys: pytest.CaptureFixt
     for mesh, text in (("6x6", "not a k mesh"), ("0x6x6", "not a k mesh"), ("1x1x1", "one point")):
         assert main([*wanted, "--fermi-surface", mesh]) == 2
         assert text in capsys.readouterr().err
-
-
-def test_too_few_bands_are_noticed() -> None:
-    given = hamiltonian()
-    with pytest.raises(InputError, match="give --bands a larger number"):
-        fermi_surface(
-            given_pencil(given), given.system.structure.cell_cc, (4, 4, 4), 7.0, 2, lambda: None
-        )

@@ -19,9 +19,8 @@ __all__ = ["draw_band_lines", "draw_gap", "draw_weights", "label_path"]
 LINE = "#1b4f8a"
 # Where weights are drawn over the bands, these step back.
 FAINT = "#9a9a9a"
-# Thickness in points of the ribbon of a state that lies wholly on one group, the weight without
-# one, and pieces of each ribbon.
-THICKEST, SMALLEST, PIECES = 4.0, 0.02, 80
+# The weight without a ribbon, and pieces of each ribbon.
+SMALLEST, PIECES = 0.02, 80
 # Half the length of the dash of a level at a k-point that is on no path.
 DASH = 0.3
 
@@ -70,6 +69,7 @@ def draw_weights(
     energy_kn: NDArray[np.float64],
     weight_kn: NDArray[np.float64],
     colour: tuple[float, float, float],
+    thickness: float,
 ) -> None:
     """Draw bands as ribbons whose thickness is the weight of a group in the state.
 
@@ -84,6 +84,8 @@ def draw_weights(
     weight_kn : ndarray, shape (K, n)
         Negative weights are drawn as none.
     colour : tuple of float
+    thickness : float
+        In points, of a state that lies wholly on the group.
     """
     low, high = axes.get_ylim()
     for place_k, chosen in _strokes(path):
@@ -100,7 +102,7 @@ def draw_weights(
         shown = (weight_q > SMALLEST) & (height_q > low) & (height_q < high)
         axes.add_collection(
             LineCollection(
-                list(piece_qpc[shown]), linewidths=THICKEST * weight_q[shown], colors=[colour],
+                list(piece_qpc[shown]), linewidths=thickness * weight_q[shown], colors=[colour],
                 capstyle="round", zorder=2.5,
             ),
             autolim=False,

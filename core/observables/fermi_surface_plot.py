@@ -63,7 +63,7 @@ def plot_fermi_surface(surface: FermiSurface, style: FigureStyle, file: str | Pa
         )
         low, high = zone.corners_vc.min(axis=0), zone.corners_vc.max(axis=0)
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
-        axes.set_box_aspect(high - low, zoom=1.55)
+        axes.set_box_aspect(high - low, zoom=1.38)
         axes.view_init(*VIEW)
         axes.set_axis_off()
         if style.title:

@@ -36,6 +36,8 @@ BESIDE_GAP, ABOVE = 1.5, 10.0
 COMPARED = 3.0
 # Densities are broadened by this part of the window, and at least so many eV.
 SMOOTHED, NARROWEST = 250.0, 0.04
+# Points of the ribbon of a whole state.
+THICKEST = 4.0
 # Share below which a shell is left out.
 MATTERS = 0.03
 # Heights of figures in cm by their width.
@@ -140,7 +142,9 @@ def draw_figure(
         ratios = [1.0] * panels + ([] if shown.dos is None else [0.5 * max(panels, 1) ** 0.5])
         row = figure.subplots(1, len(ratios), sharey=True, width_ratios=ratios, squeeze=False)[0]
         for number, axes in enumerate(row[:panels]):
-            shown.bands(axes, *((groups[number], styles[number]) if fat else (None, None)))
+            group = (groups[number], styles[number]) if fat else None
+            # Narrow panels take thinner ribbons.
+            shown.bands(axes, group, min(THICKEST, 0.8 * style.width / len(ratios)))
             if number == 0:
                 draw_gap(axes, spectrum, path, zero, row[1] if panels > 1 else None)
         if shown.dos is not None:
@@ -176,7 +180,7 @@ class _Shown:
         return tuple(name for name, share in zip(groups, shares, strict=True) if share > MATTERS)
 
     def _share(self, name: str) -> float:
-        """Return the largest share of a group in the states of the window."""
+        """Return the share of a group in the states of the window."""
         low, high = (self.zero + x / EV_PER_HARTREE for x in self.window)
         if self.dos is not None:
             inside = (self.dos.energies_e > low) & (self.dos.energies_e < high)
@@ -185,22 +189,26 @@ class _Shown:
         if self.spectrum.weights_gkn is None:
             return 0.0
         energy_kn = self.spectrum.eigenvalues_kn
+        inside_kn = (energy_kn > low) & (energy_kn < high)
         weight_kn = self.spectrum.weights_gkn[self.spectrum.groups.index(name)]
-        return float(weight_kn[(energy_kn > low) & (energy_kn < high)].mean())
+        return float(weight_kn[inside_kn].sum() / max(int(inside_kn.sum()), 1))
 
-    def bands(self, axes: mpl.axes.Axes, name: str | None, style: SeriesStyle | None) -> None:
-        """Draw bands, with ribbons for the weights of a group where one is named."""
+    def bands(
+        self, axes: mpl.axes.Axes, group: tuple[str, SeriesStyle] | None, thickness: float
+    ) -> None:
+        """Draw bands as lines, with ribbons for the weights of a group where one is named."""
         energy_kn = (self.spectrum.eigenvalues_kn - self.zero) * EV_PER_HARTREE
         label_path(axes, self.path)
         axes.set_ylim(*self.window)
-        look = {"color": LINE, "linewidth": 0.9}
-        if name is not None and style is not None and self.spectrum.weights_gkn is not None:
-            look = {"color": FAINT, "linewidth": 0.4}
-            weight_kn = self.spectrum.weights_gkn[self.spectrum.groups.index(name)]
-            draw_weights(axes, self.path, energy_kn, weight_kn, style.colour)
-            axes.set_title(name, pad=3.0)
-        draw_band_lines(axes, self.path, energy_kn, **look)
         axes.axhline(0.0, color="black", linewidth=0.6, linestyle=":", zorder=1)
+        if group is None or self.spectrum.weights_gkn is None:
+            draw_band_lines(axes, self.path, energy_kn, color=LINE, linewidth=0.9)
+            return
+        name, style = group
+        weight_kn = self.spectrum.weights_gkn[self.spectrum.groups.index(name)]
+        draw_band_lines(axes, self.path, energy_kn, color=FAINT, linewidth=0.4)
+        draw_weights(axes, self.path, energy_kn, weight_kn, style.colour, thickness)
+        axes.set_title(name, pad=3.0)
 
     def density(
         self,

@@ -68,7 +68,7 @@ class FigureStyle:
     height: float | None = None
     font_size: float = 8.0
     title: str = ""
-    dots_per_inch: int = 300
+    dots_per_inch: int = 200
 
     def __post_init__(self) -> None:
         for name, size in (("width", self.width), ("height", self.height)):
@@ -76,6 +76,8 @@ class FigureStyle:
                 raise InputError(f"A figure of {size:g} cm {name} cannot be drawn; give 3 to 100.")
         if not 4.0 <= self.font_size <= 40.0:
             raise InputError(f"A font of {self.font_size:g} points is none; give 4 to 40.")
+        if not 30 <= self.dots_per_inch <= 2400:
+            raise InputError(f"{self.dots_per_inch} dots per inch are none; give 30 to 2400.")
 
     @contextmanager
     def settings(self) -> Iterator[None]:
