@@ -19,8 +19,10 @@ __all__ = ["draw_band_lines", "draw_gap", "draw_weights", "label_path"]
 LINE = "#1b4f8a"
 # Where weights are drawn over the bands, these step back.
 FAINT = "#9a9a9a"
-# The weight without a ribbon, and pieces of each ribbon.
+# The weight without a ribbon, and pieces of a ribbon at least.
 SMALLEST, PIECES = 0.02, 80
+# K-points that are no path are numbered one by one up to so many.
+MOST_TICKS = 12
 # Half the length of the dash of a level at a k-point that is on no path.
 DASH = 0.3
 
@@ -89,17 +91,21 @@ def draw_weights(
     """
     low, high = axes.get_ylim()
     for place_k, chosen in _strokes(path):
-        # As the lines go, at equal distances whatever the k-points of the path.
-        place_x = np.linspace(place_k[0], place_k[-1], PIECES + 1)
-        energy_xn, weight_xn = (
-            np.stack([np.interp(place_x, place_k, values_k) for values_k in values_kn[chosen].T], 1)
-            for values_kn in (energy_kn, weight_kn)
+        # Pieces short enough to show how weights change; one where nothing does.
+        count = len(chosen) - 1
+        parts = 1 if chosen[0] == chosen[-1] else -(-PIECES // count)
+        between_x = np.linspace(0.0, count, count * parts + 1)
+        place_x, energy_xn, weight_xn = (
+            _between(values, between_x)
+            for values in (place_k, energy_kn[chosen], weight_kn[chosen])
         )
         point_xnc = np.stack([np.broadcast_to(place_x[:, None], energy_xn.shape), energy_xn], -1)
         piece_qpc = np.stack([point_xnc[:-1], point_xnc[1:]], axis=2).reshape(-1, 2, 2)
         weight_q = 0.5 * (weight_xn[:-1] + weight_xn[1:]).ravel()
         height_q = piece_qpc[:, :, 1].mean(axis=1)
-        shown = (weight_q > SMALLEST) & (height_q > low) & (height_q < high)
+        # Where branches meet the path has a jump, over which nothing is drawn.
+        forward = piece_qpc[:, 1, 0] > piece_qpc[:, 0, 0]
+        shown = forward & (weight_q > SMALLEST) & (height_q > low) & (height_q < high)
         axes.add_collection(
             LineCollection(
                 list(piece_qpc[shown]), linewidths=thickness * weight_q[shown], colors=[colour],
@@ -107,6 +113,13 @@ def draw_weights(
             ),
             autolim=False,
         )  # fmt: skip
+
+
+def _between(values_kn: NDArray[np.float64], between_x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return values at fractions of the way from one row to the next."""
+    row_x = np.minimum(between_x.astype(np.int64), len(values_kn) - 2)
+    share_x = (between_x - row_x).reshape(-1, *[1] * (values_kn.ndim - 1))
+    return (1.0 - share_x) * values_kn[row_x] + share_x * values_kn[row_x + 1]
 
 
 def draw_gap(
@@ -188,7 +201,8 @@ def label_path(axes: mpl.axes.Axes, path: BandPath) -> None:
             axes.axvline(place, color="black", linewidth=0.5, zorder=1)
     if not names:
         axes.set_xlabel("k-point")
-        axes.set_xticks(path.distance_k, [str(k + 1) for k in range(len(path.distance_k))])
+        if len(path.distance_k) <= MOST_TICKS:
+            axes.set_xticks(path.distance_k, [str(k + 1) for k in range(len(path.distance_k))])
         axes.margins(x=0.05)
         return
     axes.set_xticks(list(names) if several else [0.0], list(names.values()))

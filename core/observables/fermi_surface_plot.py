@@ -20,12 +20,16 @@ from hamgnn_solve.core.observables.plot_style import FigureStyle
 
 __all__ = ["plot_fermi_surface"]
 
-# Colours of bands on the side of the filled states; the side of the empty ones is paler.
+# Colours of bands on the side of the empty states; the side of the filled ones is paler.
 COLOURS = ((0.78, 0.42, 0.14), (0.16, 0.45, 0.70), (0.25, 0.58, 0.30), (0.60, 0.25, 0.55))
 PALE = 0.55
 # Where the viewer and the light stand, in degrees of height and azimuth.
 VIEW, LIGHT = (17.0, 24.0), (50.0, 0.0)
 AMBIENT = 0.45
+# Points; one for all, since matplotlib does not sort widths with the polygons.
+LINE = 0.45
+# Factor at which that sphere fills the figure.
+FILLED = 1.62
 # Pieces of an edge of the zone, so that each is hidden by what lies in front of it.
 PIECES = 20
 
@@ -33,7 +37,7 @@ PIECES = 20
 def plot_fermi_surface(surface: FermiSurface, style: FigureStyle, file: str | Path) -> None:
     """Draw the Fermi surface of all bands with the edges of the zone.
 
-    The side towards filled states has the full colour of the band, that towards empty states a
+    The side towards empty states has the full colour of the band, that towards filled states a
     paler one.
 
     Parameters
@@ -45,7 +49,6 @@ def plot_fermi_surface(surface: FermiSurface, style: FigureStyle, file: str | Pa
     """
     zone = brillouin_zone(surface.reciprocal_cc)
     polygons, faces, edges = _zone_edges(zone)
-    widths = [0.9] * len(polygons)
     for number in range(len(surface.bands)):
         triangles_tvc, gradients_tc = surface_triangles(surface, number, zone)
         colours = _shaded(triangles_tvc, gradients_tc, COLOURS[number % len(COLOURS)])
@@ -53,17 +56,17 @@ def plot_fermi_surface(surface: FermiSurface, style: FigureStyle, file: str | Pa
         faces += colours
         # Edges in the colour of the face close the seams between triangles.
         edges += colours
-        widths += [0.25] * len(colours)
     with style.settings():
         figure = style.figure(0.98 * style.width)
         axes = figure.add_subplot(projection="3d")
         axes.set_proj_type("ortho")
         axes.add_collection3d(
-            Poly3DCollection(polygons, facecolors=faces, edgecolors=edges, linewidths=widths)
+            Poly3DCollection(polygons, facecolors=faces, edgecolors=edges, linewidths=LINE)
         )
-        low, high = zone.corners_vc.min(axis=0), zone.corners_vc.max(axis=0)
-        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
-        axes.set_box_aspect(high - low, zoom=1.38)
+        # From every side the zone stays within the sphere through its outermost corner.
+        reach = float(np.linalg.norm(zone.corners_vc, axis=1).max())
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
+        axes.set_box_aspect((1.0, 1.0, 1.0), zoom=FILLED)
         axes.view_init(*VIEW)
         axes.set_axis_off()
         if style.title:
@@ -74,7 +77,7 @@ def plot_fermi_surface(surface: FermiSurface, style: FigureStyle, file: str | Pa
             for number, band in enumerate(surface.bands)
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-        figure.savefig(file)
+        style.save(figure, file)
 
 
 def _zone_edges(

@@ -154,10 +154,7 @@ def draw_figure(
         (row[0].set_ylabel if panels else row[0].set_xlabel)(ZERO_NAMES[name])
         _finish(figure, style, groups if shown.dos is not None else (), styles)
         _thin_labels(figure)
-        for file in files:
-            # No dates: the same figure is the same file.
-            dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-            figure.savefig(file, metadata=dates.get(Path(file).suffix))
+        style.save(figure, *files)
 
 
 @dataclass(frozen=True)
@@ -356,5 +353,4 @@ def draw_comparison_figure(
         axes.set_ylabel(r"$E - E_\mathrm{F}$ of the label (eV)")
         figure.suptitle(title)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
-        for file in files:
-            figure.savefig(file)
+        style.save(figure, *files)

@@ -104,6 +104,20 @@ class FigureStyle:
         size = (self.width / CM_PER_INCH, (self.height or height) / CM_PER_INCH)
         return Figure(figsize=size, dpi=self.dots_per_inch, layout="constrained")
 
+    @staticmethod
+    def save(figure: Figure, *files: str | Path) -> None:
+        """Write a figure to files whose names tell the format.
+
+        Without dates, so that the same figure is the same file.
+        """
+        options: dict[str, dict[str, Any]] = {
+            ".svg": {"metadata": {"Date": None}},
+            ".pdf": {"metadata": {"CreationDate": None}},
+            ".png": {"pil_kwargs": {"optimize": True}},
+        }
+        for file in files:
+            figure.savefig(file, **options.get(Path(file).suffix, {}))
+
 
 @dataclass(frozen=True)
 class SeriesStyle:
