@@ -28,9 +28,8 @@ from hamgnn_solve.core.observables.plot_style import FigureStyle, SeriesStyle, s
 from hamgnn_solve.core.spectrum import Spectrum
 from hamgnn_solve.core.units import EV_PER_HARTREE
 
-__all__ = ["PANELS", "Content", "draw_comparison_figure", "draw_figure"]
+__all__ = ["Content", "draw_comparison_figure", "draw_figure"]
 
-PANELS = ("bands", "dos", "both")
 # eV shown on each side of the gap in figures with bands; in those without, up to this energy.
 BESIDE_GAP, ABOVE = 1.5, 10.0
 COMPARED = 3.0
