@@ -11,6 +11,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hamgnn_solve.cli.density_of_states import mesh_of
+from hamgnn_solve.cli.fermi_surface import check_fermi_surface, make_fermi_surface
 from hamgnn_solve.cli.options import SolveOptions
 from hamgnn_solve.cli.real_space import (
     RealSpace,
@@ -134,6 +135,7 @@ def solve_given(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
                 mesh_of(options, int(system.norb_i.sum()))
             basis = _basis(options, system)
             check_real_space(options, replace(system, electrons=electrons), basis)
+            check_fermi_surface(options, int(system.norb_i.sum()) * (2 if system.spinors else 1))
             if comm.rank == 0:
                 prepare_folder(options.run_folder)
     structure = system.structure
@@ -160,16 +162,18 @@ def solve_given(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
     state = file.stat() if file.exists() else None
     identity = (str(file.resolve()), state and state.st_size, state and state.st_mtime_ns)
     inputs = inputs_digest(options, structure, path, *identity, electrons)
+    fermi = make_fermi_surface(options, pencil, structure, electrons, stages)
     spectrum = solve_spectrum(
         options,
         pencil,
-        structure,
+        system,
         path,
         electrons,
         inputs,
         stages,
         weights_k=weights_k,
         temperature=system.temperature * HARTREE_PER_KELVIN,
+        fermi=fermi,
     )
     summary = describe_run(options, structure, "none: H and S given", norb_i, spectrum, comm)
     if system.chemical_potential is not None:

@@ -122,6 +122,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_real_space(parser)
     parser.add_argument(
+        "--fat-bands",
+        action="store_true",
+        help="weights of elements and their shells in every state, in results.h5 and the picture",
+    )
+    parser.add_argument(
+        "--fermi-surface",
+        metavar="MESH",
+        help="Fermi surface of a metal from a k mesh such as 24x24x24: a .bxsf for XCrySDen and "
+        "FermiSurfer, and a picture (default: none)",
+    )
+    parser.add_argument(
         "--memory-per-rank",
         metavar="SIZE",
         help="memory a rank may use for the network, and then for sparse factors, 4GB say "
@@ -316,6 +327,8 @@ def main(arguments: list[str] | None = None) -> int:
             grid_spacing=parsed.grid_spacing,
             grid_points=parsed.grid_points,
             grid_format=parsed.grid_format,
+            fat_bands=parsed.fat_bands,
+            fermi_surface=parsed.fermi_surface,
             groups=parsed.groups,
             eigensolver=parsed.eigensolver,
             petsc=parsed.petsc,

@@ -9,13 +9,22 @@ from pathlib import Path
 
 from hamgnn_solve.core.errors import InputError
 
-__all__ = ["SolveOptions", "openmx_data_folder"]
+__all__ = ["SolveOptions", "k_mesh", "openmx_data_folder"]
 
 
 def openmx_data_folder(named: str | None) -> Path | None:
     """Return OpenMX's data: the folder named, or what OPENMX_DFT_DATA names; None for neither."""
     name = named or os.environ.get("OPENMX_DFT_DATA")
     return Path(name) if name else None
+
+
+def k_mesh(text: str, option: str) -> tuple[int, int, int]:
+    """Return the divisions of a k mesh such as "6x6x1"; raises `InputError` for what is none."""
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text.strip().lower())
+    mesh = tuple(int(x) for x in match.groups()) if match else (0, 0, 0)
+    if min(mesh) == 0:
+        raise InputError(f"{option} {text} is not a k mesh; write 6x6x1, or 1x1x1 for Gamma.")
+    return mesh[0], mesh[1], mesh[2]
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,8 @@ class SolveOptions:
     grid_spacing: float = 0.2
     grid_points: str | None = None
     grid_format: str = "cube"
+    fat_bands: bool = False
+    fermi_surface: str | None = None
     petsc: str = ""
     quiet: bool = False
     command: str = ""

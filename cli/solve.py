@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hamgnn_solve import __version__
 from hamgnn_solve.cli.density_of_states import make_dos, mesh_of, write_dos_files
+from hamgnn_solve.cli.fermi_surface import check_fermi_surface, make_fermi_surface
 from hamgnn_solve.cli.matrices import write_in_turn
 from hamgnn_solve.cli.options import SolveOptions
 from hamgnn_solve.cli.real_space import RealSpace, check_real_space, make_real_space
@@ -41,7 +42,8 @@ from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.model_selection import find_model, measured_errors
 from hamgnn_solve.core.network.predict import fitting_chunk, predict_all
 from hamgnn_solve.core.observables.band_path import BandPath, band_path, listed_kpoints
-from hamgnn_solve.core.observables.band_plot import plot_bands
+from hamgnn_solve.core.observables.figures import Content, draw_figure
+from hamgnn_solve.core.observables.plot_style import FigureStyle, figure_title
 from hamgnn_solve.core.spectrum import Spectrum
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.parallel.domain import distributed_domain
@@ -102,6 +104,7 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
             shells_i = tuple(basis.species[symbol].shell_l for symbol in structure.symbols)
             system = OrbitalSystem(structure, shells_i, electrons)
             check_real_space(options, system, basis)
+            check_fermi_surface(options, int(basis.norb_i(structure).sum()))
             if comm.rank == 0:
                 prepare_folder(options.run_folder)
     stages.say(
@@ -150,15 +153,17 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
     inputs = inputs_digest(
         options, structure, path, model.name, str(options.dft_data_folder), *weights
     )
+    fermi = make_fermi_surface(options, pencil, structure, electrons, stages, model.energy_shift)
     spectrum = solve_spectrum(
         options,
         pencil,
-        structure,
+        system,
         path,
         electrons,
         inputs,
         stages,
         energy_shift=model.energy_shift,
+        fermi=fermi,
     )
     summary = describe_run(options, structure, model.name, norb_i, spectrum, comm)
     summary |= {
@@ -227,8 +232,10 @@ def finish_run(
     dos = None if options.dos is None else make_dos(options, pencil, system, stages)
     with stages.stage("results"):
         if comm.rank == 0:
-            title = f"{options.run_folder.stem}, {summary['natoms']} atoms"
-            plot_bands(spectrum, path, title, options.run_folder / "bands.png")
+            style = FigureStyle(title=figure_title(options.run_folder, summary["natoms"]))
+            draw_figure(
+                spectrum, path, None, Content("bands"), style, options.run_folder / "bands.png"
+            )
     summary["stages"] = stages.done
     summary |= real_space.figures
     if comm.rank == 0:
@@ -237,7 +244,7 @@ def finish_run(
         write_charges(options.run_folder / "results.h5", real_space.charges)
         write_summary(options.run_folder, summary, text)
         if dos is not None:
-            write_dos_files(options, *dos, spectrum.fermi_level, energy_shift)
+            write_dos_files(options, dos, spectrum, path, energy_shift)
         print(text, end="")
 
 

@@ -8,15 +8,17 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.cli.options import SolveOptions
 from hamgnn_solve.cli.stages import Stages
+from hamgnn_solve.core.hamiltonian import OrbitalSystem
 from hamgnn_solve.core.io.results import BandStore
 from hamgnn_solve.core.observables.band_path import BandPath
+from hamgnn_solve.core.observables.projections import projections_of
 from hamgnn_solve.core.spectrum import KBands, Spectrum
-from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.core.units import EV_PER_HARTREE
 from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.parallel.memory import memory_per_rank
 from hamgnn_solve.solver.bands import BandOptions, solve_bands
 from hamgnn_solve.solver.factorisation import FactorOptions
+from hamgnn_solve.solver.fermi import FermiLevel
 from hamgnn_solve.solver.krylov import KrylovOptions
 from hamgnn_solve.solver.pencil import Pencil
 from hamgnn_solve.solver.reduced_bands import ReducedSpaceOptions
@@ -41,7 +43,7 @@ def factor_options(options: SolveOptions, stages: Stages) -> FactorOptions:
 def solve_spectrum(
     options: SolveOptions,
     pencil: Pencil,
-    structure: Structure,
+    system: OrbitalSystem,
     path: BandPath,
     electrons: float,
     inputs: str,
@@ -50,6 +52,7 @@ def solve_spectrum(
     energy_shift: float = 0.0,
     weights_k: NDArray[np.float64] | None = None,
     temperature: float = 0.0,
+    fermi: FermiLevel | None = None,
 ) -> Spectrum:
     """Solve the bands at all k-points, keeping each in the run folder. Collective.
 
@@ -57,7 +60,7 @@ def solve_spectrum(
     ----------
     options : SolveOptions
     pencil : Pencil
-    structure : Structure
+    system : OrbitalSystem
     path : BandPath
     electrons : float
     inputs : str
@@ -68,10 +71,15 @@ def solve_spectrum(
     weights_k : ndarray, shape (K,), optional
     temperature : float
         k_B T in Hartree.
+    fermi : FermiLevel, optional
+        Of a k mesh, without `energy_shift`.
     """
     comm: MPI.Intracomm = stages.comm
     file = options.run_folder / "results.h5"
-    store = BandStore(file, path.kpoints_kc, options.bands, inputs, energy_shift)
+    structure = system.structure
+    projections = projections_of(system) if options.fat_bands else None
+    groups = () if projections is None else projections.names
+    store = BandStore(file, path.kpoints_kc, options.bands, inputs, energy_shift, groups)
     known: dict[int, KBands] = {}
     with agreed(comm):
         if comm.rank == 0 and options.restart:
@@ -95,6 +103,7 @@ def solve_spectrum(
         )
         if options.band_error
         else None,
+        projections=projections,
     )
     with stages.steps("spectrum", len(path.kpoints_kc)) as advance:
         spectrum = solve_bands(
@@ -103,6 +112,7 @@ def solve_spectrum(
             electrons,
             options.bands,
             advance,
+            fermi=fermi,
             weights_k=weights_k,
             temperature=temperature,
             options=band_options,

@@ -1,4 +1,4 @@
-"""The command `hamgnn-tools`: structures, labels, training, models, matrices and screenings."""
+"""The command `hamgnn-tools`: structures, labels, training, models, matrices, figures and more."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hamgnn_solve.cli.evaluate import add_evaluate
 from hamgnn_solve.cli.label import add_label
 from hamgnn_solve.cli.model import add_model
 from hamgnn_solve.cli.openmx import add_openmx
+from hamgnn_solve.cli.plot import add_plot
 from hamgnn_solve.cli.screen import add_screen
 from hamgnn_solve.cli.structure import add_structure
 from hamgnn_solve.cli.train import add_train
@@ -27,6 +28,7 @@ examples:
   hamgnn-tools model list
   hamgnn-tools convert mos2.scfout mos2.h5 --to h5
   hamgnn-tools openmx collect runs -o labels.h5
+  hamgnn-tools plot crystal.hamgnn --window -2 3 --format png,svg
 
 exit codes: 0 done, 2 the input cannot be used (one sentence says why), 1 anything else"""
 
@@ -35,8 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="hamgnn-tools",
-        description="Structures, labels, training, models, matrices and screenings around "
-        "hamgnn-solve.",
+        description="Structures, labels, training, models, matrices, screenings and figures "
+        "around hamgnn-solve.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -50,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_model(subjects)
     add_convert(subjects)
     add_openmx(subjects)
+    add_plot(subjects)
     return parser
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.pairs import PairList
 
-__all__ = ["BlockOperator", "dense_matrix", "phases"]
+__all__ = ["BlockOperator", "dense_matrix", "lattice_phases", "phases"]
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,17 @@ def phases(
     -------
     ndarray of complex128, shape (P,)
     """
-    angle_p = 2.0 * np.pi * (operator.pairs.shift_pc @ np.asarray(k_c, dtype=np.float64))
-    phase_p = np.exp(1j * angle_p)
-    whole = np.abs(phase_p.imag) < 1e-9
-    phase_p[whole] = np.rint(phase_p[whole].real)
-    return phase_p
+    return lattice_phases(operator.pairs.shift_pc, k_c)
+
+
+def lattice_phases(
+    shift_xc: NDArray[np.int64], k_c: Sequence[float] | NDArray[np.float64]
+) -> NDArray[np.complex128]:
+    """Return exp(2 pi i k.R) of lattice vectors R, shape (X, 3), exact where it is +1 or -1."""
+    phase_x = np.exp(2j * np.pi * (shift_xc @ np.asarray(k_c, dtype=np.float64)))
+    whole = np.abs(phase_x.imag) < 1e-9
+    phase_x[whole] = np.rint(phase_x[whole].real)
+    return phase_x
 
 
 def dense_matrix(

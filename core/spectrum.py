@@ -25,6 +25,8 @@ class KBands:
     error : float
         Largest estimated error of the energies in Hartree, where they come from the states of
         other k-points; 0 where this one was solved.
+    weights_gn : ndarray, shape (G, nbands), optional
+        Mulliken weights of groups of orbitals.
     """
 
     energies_n: NDArray[np.float64]
@@ -32,11 +34,16 @@ class KBands:
     first_band: int
     certified: bool = True
     error: float = 0.0
+    weights_gn: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if self.energies_n.shape != self.residuals_n.shape:
             raise ValueError(
                 f"{self.energies_n.shape} energies, {self.residuals_n.shape} residuals"
+            )
+        if self.weights_gn is not None and self.weights_gn.shape[1:] != self.energies_n.shape:
+            raise ValueError(
+                f"{self.energies_n.shape} energies, weights of shape {self.weights_gn.shape}"
             )
 
 
@@ -65,6 +72,10 @@ class Spectrum:
         every k. Elsewhere band indices are counted from the gap.
     errors_k : ndarray, shape (K,), optional
         Largest estimated error in Hartree at k that were not solved by themselves; by default 0.
+    weights_gkn : ndarray, shape (G, K, B), optional
+        Mulliken weights of groups of orbitals in each state.
+    groups : tuple of str
+        Names of these groups, length G.
     """
 
     kpoints_kc: NDArray[np.float64]
@@ -76,9 +87,16 @@ class Spectrum:
     electrons_per_band: int = 2
     certified_k: NDArray[np.bool_] | None = None
     errors_k: NDArray[np.float64] | None = None
+    weights_gkn: NDArray[np.float64] | None = None
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.eigenvalues_kn.shape
+        if self.weights_gkn is not None and self.weights_gkn.shape != (len(self.groups), *shape):
+            raise ValueError(
+                f"weights of shape {self.weights_gkn.shape} for {len(self.groups)} groups, "
+                f"eigenvalues of shape {shape}"
+            )
         if len(self.kpoints_kc) != shape[0]:
             raise ValueError(f"{len(self.kpoints_kc)} k-points, eigenvalues of shape {shape}")
         if self.band_index_kn.shape != shape or self.residuals_kn.shape != shape:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hamgnn_solve.core.observables.projections import Projections
 from hamgnn_solve.core.spectrum import KBands, Spectrum
 from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.solver.conditioning import project_dependent_orbitals
 from hamgnn_solve.solver.dense import dense_bands
+from hamgnn_solve.solver.dense_kpoints import over_kpoints
 from hamgnn_solve.solver.eigenpairs import Eigenpairs, eigenpairs_between, eigenpairs_of_bands
 from hamgnn_solve.solver.fermi import (
     FermiLevel,
@@ -25,6 +28,7 @@ from hamgnn_solve.solver.fermi import (
 from hamgnn_solve.solver.fragments import guess_levels
 from hamgnn_solve.solver.groups import pencil_groups
 from hamgnn_solve.solver.krylov import KrylovOptions
+from hamgnn_solve.solver.mulliken import band_weights, dense_band_weights
 from hamgnn_solve.solver.pencil import Pencil
 from hamgnn_solve.solver.reduced_bands import (
     Bands,
@@ -34,7 +38,7 @@ from hamgnn_solve.solver.reduced_bands import (
 )
 from hamgnn_solve.solver.slices import sliced_bands
 
-__all__ = ["BandOptions", "solve_bands"]
+__all__ = ["BandOptions", "band_range", "solve_bands"]
 
 # Orbitals up to which LAPACK is faster than sparse factors (bench/RESULTS.md).
 DENSE = 2000
@@ -63,6 +67,8 @@ class BandOptions:
         Groups of ranks that work on different k-points or slices, each with a copy of the pencil.
     reduced : ReducedSpaceOptions, optional
         Lets bands of large cells at complex k-points come from the states of a few real ones.
+    projections : Projections, optional
+        Groups of orbitals whose Mulliken weights are wanted in every state.
     """
 
     krylov: KrylovOptions = field(default_factory=KrylovOptions)
@@ -72,6 +78,19 @@ class BandOptions:
     announce: Callable[[str], None] = lambda _text: None
     groups: int = 1
     reduced: ReducedSpaceOptions | None = None
+    projections: Projections | None = None
+
+
+def band_range(
+    electrons: float, electrons_per_band: int, nbands: int, norbitals: int
+) -> tuple[int, int, int]:
+    """Return the first of some bands around the Fermi level, the last that is filled, and the last.
+
+    Half of them lie below the level; fewer where the bands end.
+    """
+    middle = int(np.ceil(electrons / electrons_per_band - 1e-9))
+    first = max(middle - nbands // 2 + 1, 1)
+    return first, middle, min(max(middle + nbands - nbands // 2, first), norbitals)
 
 
 def solve_bands(
@@ -126,14 +145,12 @@ def solve_bands(
     weights = normalised_weights(kpoints_kc, weights_k)
     check_electrons(pencil, electrons)
     per_band = pencil.electrons_per_band
-    middle = int(np.ceil(electrons / per_band - 1e-9))
-    first = max(middle - nbands // 2 + 1, 1)
-    last = min(max(middle + nbands - nbands // 2, first), pencil.norbitals)
+    first, middle, last = band_range(electrons, per_band, nbands, pencil.norbitals)
     found = dict(options.known)
     todo = [place for place in range(len(kpoints_kc)) if place not in found]
     if pencil.norbitals <= options.largest_dense:
         options.announce(f"{pencil.norbitals} orbitals: LAPACK at every k-point")
-        solved = _dense(pencil, kpoints_kc, todo, first, last)
+        solved = _dense(pencil, kpoints_kc, todo, first, last, options.projections)
     else:
         solved = _sparse(pencil, kpoints_kc, todo, first, last, middle, fermi, options)
     for _ in found:
@@ -148,11 +165,12 @@ def solve_bands(
     # Directions taken out of an ill-conditioned S may leave fewer bands at some k.
     number = min(len(x.energies_n) for x in bands_k)
     energies_kn = np.stack([x.energies_n[:number] for x in bands_k])
+    given = fermi is not None
     if fermi is None:
         fermi = fill_bands(energies_kn, first, pencil.norbitals, weights, electrons, per_band)
     if fermi is None:
         fermi = fermi_level(pencil, kpoints_kc, weights, electrons)
-    if fermi.metal and temperature > 0.0:
+    if fermi.metal and temperature > 0.0 and not given:
         warm = thermal_level(
             energies_kn, first, pencil.norbitals, weights, electrons, temperature, per_band
         )
@@ -167,33 +185,39 @@ def solve_bands(
         per_band,
         np.array([x.certified for x in bands_k]),
         np.array([x.error for x in bands_k]),
+        *_weights(bands_k, number, options.projections),
     )
 
 
+def _weights(
+    bands_k: list[KBands], number: int, projections: Projections | None
+) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+    """Return the weights of the first bands at all k and the names of their groups."""
+    if projections is None:
+        return None, ()
+    weights_k = [x.weights_gn for x in bands_k if x.weights_gn is not None]
+    return np.stack([x[:, :number] for x in weights_k], axis=1), projections.names
+
+
 def _dense(
-    pencil: Pencil, kpoints_kc: NDArray[np.float64], todo: list[int], first: int, last: int
+    pencil: Pencil,
+    kpoints_kc: NDArray[np.float64],
+    todo: list[int],
+    first: int,
+    last: int,
+    projections: Projections | None,
 ) -> Iterator[tuple[int, KBands]]:
     """Solve k-points by LAPACK, one on each rank at a time."""
-    comm = pencil.comm
-    for start in range(0, len(todo), comm.size):
-        part = todo[start : start + comm.size]
-        own: KBands | None = None
-        matrices = None
-        for rank, place in enumerate(part):
-            gathered = pencil.gathered(kpoints_kc[place], rank)
-            matrices = gathered if rank == comm.rank else matrices
-        with agreed(comm):
-            if matrices is not None:
-                h, s = matrices
-                k_c = kpoints_kc[part[comm.rank]]
-                energies_n, vectors_mn = dense_bands(h, s, first, last, k_c)
-                image_mn = s @ vectors_mn
-                residual_mn = h @ vectors_mn - image_mn * energies_n
-                norms = [np.linalg.norm(x, axis=0) for x in (residual_mn, image_mn)]
-                own = KBands(energies_n, norms[0] / norms[1], first)
-        solved = comm.allgather(own)
-        for rank, place in enumerate(part):
-            yield place, solved[rank]
+
+    def work(h: NDArray[Any], s: NDArray[Any], k_c: NDArray[np.float64]) -> KBands:
+        energies_n, vectors_mn = dense_bands(h, s, first, last, k_c)
+        image_mn = s @ vectors_mn
+        residual_mn = h @ vectors_mn - image_mn * energies_n
+        norms = [np.linalg.norm(x, axis=0) for x in (residual_mn, image_mn)]
+        weights_gn = None if projections is None else dense_band_weights(s, vectors_mn, projections)
+        return KBands(energies_n, norms[0] / norms[1], first, weights_gn=weights_gn)
+
+    yield from zip(todo, over_kpoints(pencil, kpoints_kc[todo], work), strict=True)
 
 
 def _sparse(
@@ -226,6 +250,7 @@ def _sparse(
                 options.reduced,
                 options.krylov,
                 options.announce,
+                options.projections,
             ):
                 todo.remove(place)
                 yield place, found
@@ -265,6 +290,7 @@ def _sparse(
                     final,
                     options=options.krylov,
                     announce=options.announce,
+                    projections=options.projections,
                 ),
             )
             continue
@@ -278,7 +304,14 @@ def _sparse(
                     previous = _next_window(
                         group.pencil, k_c, previous, first, final, middle, options
                     )
-                own = KBands(previous.energies_n, previous.residuals_n, first)
+                weights_gn = None
+                if options.projections is not None:
+                    weights_gn = band_weights(
+                        group.pencil, k_c, previous.vectors_mn, options.projections
+                    )
+                own = KBands(
+                    previous.energies_n, previous.residuals_n, first, weights_gn=weights_gn
+                )
         solved = dict(group.world.allgather((group.number, own)))
         for number, place in enumerate(part):
             yield place, solved[number]

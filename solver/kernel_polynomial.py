@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.observables.density_of_states import DensityOfStates
 from hamgnn_solve.core.observables.projections import Projections
-from hamgnn_solve.solver.mulliken import group_sums
+from hamgnn_solve.solver.mulliken import group_sums, of_rows
 from hamgnn_solve.solver.pencil import Pencil
 
 __all__ = [
@@ -160,7 +160,7 @@ def chebyshev_moments(
     options = options or KernelOptions()
     operator = _Operator(pencil, k_c)
     bounds = options.bounds or operator.bounds()
-    sums = group_sums(_of_rows(pencil, projections.cell_of_orbital_m), projections.ncells)
+    sums = group_sums(of_rows(pencil, projections.cell_of_orbital_m), projections.ncells)
     parts = []
     for left_mr, right_mr in _traces(pencil, options):
         parts.append(_block_moments(operator, bounds, left_mr, right_mr, sums, options.moments))
@@ -336,21 +336,11 @@ def _traces(
         yield _on_site_turned(pencil, signs_mr)
 
 
-def _of_rows(pencil: Pencil, of_orbital_m: NDArray[Any]) -> NDArray[Any]:
-    """Return what belongs to this rank's rows of values in the order of the atoms."""
-    rows = pencil.rows
-    if of_orbital_m.shape != (rows.nrows,):
-        raise ValueError(f"{len(of_orbital_m)} values for {rows.nrows} orbitals")
-    of_row = np.empty_like(of_orbital_m)
-    of_row[rows.row_of_orbital_m] = of_orbital_m
-    return of_row[rows.start : rows.stop]
-
-
 def _signs(pencil: Pencil, seed: int, number: int) -> NDArray[np.float64]:
     """Return one vector of random signs, the same for any number of ranks, shape (own rows, 1)."""
     numbers = np.random.default_rng([seed, number])
     sign_m = numbers.integers(0, 2, pencil.norbitals, dtype=np.int8)
-    return (2.0 * _of_rows(pencil, sign_m) - 1.0)[:, None]
+    return (2.0 * of_rows(pencil, sign_m) - 1.0)[:, None]
 
 
 def _on_site_turned(

@@ -10,7 +10,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.core.operator import BlockOperator, dense_matrix, phases
+from hamgnn_solve.core.operator import BlockOperator, phases
 from hamgnn_solve.parallel.block_product import BlockProduct
 from hamgnn_solve.parallel.rows import OrbitalRows
 from hamgnn_solve.solver.factorisation import Factorisation, FactorOptions, SingularMatrixError
@@ -249,26 +249,6 @@ class Pencil:
             whole = LatticeSum(chosen, every, self.rows, self.comm, real=real, upper=False)
             made.append(whole.fill(k_c, {name: self._unit[name] for name in chosen}))
         return made[0], made[1]
-
-    def gathered(
-        self, k_c: Sequence[float] | NDArray[np.float64], root: int
-    ) -> tuple[NDArray[np.complex128], NDArray[np.complex128]] | None:
-        """Return the whole H(k) and S(k) as dense matrices on one rank, None elsewhere. Collective.
-
-        For small pencils: every rank makes a matrix of the whole size. Orbitals are in the order of
-        the atoms.
-        """
-        whole = []
-        for names in (("H", "Im H"), ("S",)):
-            part = sum(
-                self._unit[name] * dense_matrix(self.operators[name], k_c)
-                for name in names
-                if name in self.operators
-            )
-            total = np.empty_like(part) if self.comm.rank == root else None
-            self.comm.Reduce(part, total, root=root)
-            whole.append(total)
-        return None if whole[0] is None or whole[1] is None else (whole[0], whole[1])
 
     def free_factors(self) -> None:
         """Give the memory of all factors back. Collective."""

@@ -13,16 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hamgnn_solve.core.observables.projections import Projections
 from hamgnn_solve.core.spectrum import KBands
 from hamgnn_solve.core.units import EV_PER_HARTREE
 from hamgnn_solve.solver.anchors import Anchors, real_points
 from hamgnn_solve.solver.conditioning import project_dependent_orbitals
 from hamgnn_solve.solver.eigenpairs import Eigenpairs, eigenpairs_of_bands, states_around
 from hamgnn_solve.solver.krylov import KrylovOptions
+from hamgnn_solve.solver.mulliken import band_weights
 from hamgnn_solve.solver.path_interpolation import Piece, ProjectedPiece, straight_pieces
 from hamgnn_solve.solver.pencil import Pencil, is_real_point
 from hamgnn_solve.solver.reduced_space import ReducedStates, Window, reduced_states
@@ -94,6 +97,7 @@ def reduced_bands(
     options: ReducedSpaceOptions,
     krylov: KrylovOptions,
     announce: Callable[[str], None],
+    projections: Projections | None = None,
 ) -> Iterator[tuple[int, KBands]]:
     """Yield the bands of k-points, each once. Collective.
 
@@ -111,6 +115,8 @@ def reduced_bands(
     krylov : KrylovOptions
     announce : callable
         Told in one sentence what is done.
+    projections : Projections, optional
+        Groups of orbitals whose Mulliken weights are wanted.
 
     Raises
     ------
@@ -119,7 +125,9 @@ def reduced_bands(
     InputError
         As the solver of single k-points.
     """
-    solver = _ReducedSolver(pencil, kpoints_kc[todo], bands, start, options, krylov, announce)
+    solver = _ReducedSolver(
+        pencil, kpoints_kc[todo], bands, start, options, krylov, announce, projections
+    )
     real = [place for place in todo if is_real_point(kpoints_kc[place])]
     for place in real:
         states = solver.states_at(kpoints_kc[place])
@@ -158,7 +166,9 @@ class _ReducedSolver:
         options: ReducedSpaceOptions,
         krylov: KrylovOptions,
         announce: Callable[[str], None],
+        projections: Projections | None,
     ) -> None:
+        self.projections = projections
         self.pencil, self.bands, self.options, self.krylov = pencil, bands, options, krylov
         self.start, self.announce = start, announce
         reciprocal_cc = np.linalg.inv(options.cell_cc).T
@@ -206,7 +216,16 @@ class _ReducedSolver:
         found = eigenpairs_of_bands(
             self.pencil, states.k_c, states.sigma, first, last, options=self.krylov, known=states
         )
-        return KBands(found.energies_n, found.residuals_n, first)
+        weights_gn = self.weights(states.k_c, found.vectors_mn)
+        return KBands(found.energies_n, found.residuals_n, first, weights_gn=weights_gn)
+
+    def weights(
+        self, k_c: NDArray[np.float64], vectors_mn: NDArray[Any]
+    ) -> NDArray[np.float64] | None:
+        """Return the weights of the groups in some states, where they are wanted. Collective."""
+        if self.projections is None:
+            return None
+        return band_weights(self.pencil, k_c, vectors_mn, self.projections)
 
     def _learn(self, states: Eigenpairs) -> None:
         """Narrow the common gap and widen the window by the states of an anchor."""
@@ -235,8 +254,11 @@ class _ReducedSolver:
         (low, low_top), (high_bottom, high) = self.ends
         return Window(low - (low_top - low) - MARGIN, high + (high - high_bottom) + MARGIN)
 
-    def wanted(self, states: ReducedStates) -> KBands | None:
-        """Number the states by the gap; None where they do not meet the accuracy asked for."""
+    def wanted(self, k_c: NDArray[np.float64], states: ReducedStates) -> KBands | None:
+        """Number the states by the gap; None where they do not meet the accuracy asked for.
+
+        Collective.
+        """
         bands, error = self.bands, self.options.largest_error
         real = states.errors_n < SPURIOUS
         energies_n = states.energies_n[real]
@@ -251,7 +273,8 @@ class _ReducedSolver:
         if largest > error:
             return None
         residuals_n = states.residuals_n[real][part]
-        return KBands(energies_n[part], residuals_n, bands.first, False, largest)
+        weights_gn = self.weights(k_c, states.vectors_mn[:, real][:, part])
+        return KBands(energies_n[part], residuals_n, bands.first, False, largest, weights_gn)
 
     def at(self, k_c: NDArray[np.float64]) -> _Found:
         """Return the bands at one k from the anchors around it, or from factors of its own."""
@@ -265,7 +288,7 @@ class _ReducedSolver:
             # In a larger space states are told from the rest by sharper residuals.
             steps = max(FEWEST_STEPS, len(images))
             states = reduced_states(self.pencil, k_c, trial_mn, self.window, self.inverse, steps)
-            good = self.wanted(states)
+            good = self.wanted(k_c, states)
             if good is not None:
                 self.images = number
                 real = states.errors_n < SPURIOUS
@@ -300,7 +323,7 @@ class _ReducedSolver:
                     if steps
                     else basis.at(k_c, nodes)
                 )
-                good = self.wanted(states)
+                good = self.wanted(k_c, states)
                 if good is not None:
                     return _Found(good, states.vectors_mn)
         return None

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.observables.projections import Projections
 from hamgnn_solve.core.spectrum import KBands
 from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.solver.eigenpairs import states_around
 from hamgnn_solve.solver.groups import PencilGroup
 from hamgnn_solve.solver.krylov import KrylovOptions
+from hamgnn_solve.solver.mulliken import band_weights
 
 __all__ = ["sliced_bands"]
 
@@ -36,6 +38,7 @@ class _Slice:
     first: int
     energies_n: NDArray[np.float64]
     residuals_n: NDArray[np.float64]
+    weights_gn: NDArray[np.float64] | None
 
     @property
     def last(self) -> int:
@@ -54,6 +57,7 @@ def sliced_bands(
     *,
     options: KrylovOptions | None = None,
     announce: Callable[[str], None] = lambda _text: None,
+    projections: Projections | None = None,
 ) -> KBands:
     """Compute the bands first..last at k by spectrum slicing. Collective over all groups.
 
@@ -75,6 +79,8 @@ def sliced_bands(
     options : KrylovOptions, optional
     announce : callable, optional
         Told in one sentence after each round.
+    projections : Projections, optional
+        Groups of orbitals whose Mulliken weights are wanted.
 
     Raises
     ------
@@ -87,7 +93,7 @@ def sliced_bands(
         own: _Slice | None = None
         with agreed(group.world):
             if group.number < len(proposals):
-                own = _solve(group, k_c, proposals[group.number], options)
+                own = _solve(group, k_c, proposals[group.number], options, projections)
         found = {x.sigma: x for x in group.world.allgather(own) if x is not None}
         slices = sorted([*slices, *found.values()], key=lambda x: x.sigma)
         _check(slices)
@@ -108,12 +114,18 @@ def _solve(
     k_c: Sequence[float] | NDArray[np.float64],
     sigma: float,
     options: KrylovOptions | None,
+    projections: Projections | None,
 ) -> _Slice:
     """Factorise at a shift and find the states around it."""
     found = states_around(group.pencil, k_c, sigma, SIDE, SIDE, options=options)
     below = int((found.energies_n < found.sigma).sum())
     first = found.count - below + 1
-    return _Slice(found.sigma, found.count, first, found.energies_n, found.residuals_n)
+    weights_gn = (
+        None
+        if projections is None
+        else band_weights(group.pencil, k_c, found.vectors_mn, projections)
+    )
+    return _Slice(found.sigma, found.count, first, found.energies_n, found.residuals_n, weights_gn)
 
 
 def _check(slices: list[_Slice]) -> None:
@@ -162,13 +174,17 @@ def _outermost(reach: float, missing: int) -> float:
 
 def _joined(slices: list[_Slice], first: int, last: int) -> KBands:
     """Return the wanted bands, each from the slice whose shift is nearest."""
-    nearest: dict[int, tuple[float, float, float]] = {}
+    nearest: dict[int, tuple[float, _Slice]] = {}
     for part in slices:
         for band in range(max(part.first, first), min(part.last, last) + 1):
-            energy = part.energy(band)
-            distance = abs(energy - part.sigma)
+            distance = abs(part.energy(band) - part.sigma)
             if band not in nearest or distance < nearest[band][0]:
-                nearest[band] = (distance, energy, float(part.residuals_n[band - part.first]))
-    bands = [nearest[band] for band in range(first, last + 1)]
-    energies_n, residuals_n = (np.array([x[n] for x in bands]) for n in (1, 2))
-    return KBands(energies_n, residuals_n, first)
+                nearest[band] = (distance, part)
+    chosen = [(nearest[band][1], band) for band in range(first, last + 1)]
+    weights = [x.weights_gn[:, band - x.first] for x, band in chosen if x.weights_gn is not None]
+    return KBands(
+        np.array([x.energy(band) for x, band in chosen]),
+        np.array([x.residuals_n[band - x.first] for x, band in chosen]),
+        first,
+        weights_gn=np.stack(weights, axis=1) if weights else None,
+    )

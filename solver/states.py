@@ -13,6 +13,7 @@ from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.parallel.rows import OrbitalRows
 from hamgnn_solve.solver.bands import DENSE
 from hamgnn_solve.solver.dense import dense_bands
+from hamgnn_solve.solver.dense_kpoints import WholePencil
 from hamgnn_solve.solver.eigenpairs import eigenpairs_between, eigenpairs_of_bands
 from hamgnn_solve.solver.pencil import Pencil
 
@@ -97,11 +98,11 @@ def whole_vectors(vectors_mn: NDArray[Any], pencil: Pencil) -> NDArray[Any]:
 def _dense_states(
     pencil: Pencil, k_c: Sequence[float] | NDArray[np.float64], first_band: int, last_band: int
 ) -> States:
-    matrices = pencil.gathered(k_c, 0)
+    whole = WholePencil(pencil)
     found: tuple[NDArray[np.float64], NDArray[Any]] | None = None
     with agreed(pencil.comm):
-        if matrices is not None:
-            found = dense_bands(*matrices, first_band, last_band, k_c)
+        if pencil.comm.rank == 0:
+            found = dense_bands(*whole.at(k_c), first_band, last_band, k_c)
     energies_n, vectors_mn = pencil.comm.bcast(found)
     in_rows = np.empty_like(vectors_mn)
     in_rows[orbital_order(pencil.rows)] = vectors_mn

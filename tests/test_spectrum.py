@@ -12,7 +12,8 @@ import pytest
 from hamgnn_solve.cli.stages import Stages
 from hamgnn_solve.core.io.results import summarise, write_results, write_summary
 from hamgnn_solve.core.observables.band_path import BandPath
-from hamgnn_solve.core.observables.band_plot import plot_bands
+from hamgnn_solve.core.observables.figures import Content, draw_figure
+from hamgnn_solve.core.observables.plot_style import FigureStyle
 from hamgnn_solve.core.spectrum import Spectrum
 from hamgnn_solve.core.units import EV_PER_HARTREE
 
@@ -62,7 +63,9 @@ def test_files_hold_the_spectrum(tmp_path: Path) -> None:
     summary = {**summarise(found), "model": "tmd", "stages": stages}
     write_results(tmp_path / "results.h5", found, path, summary)
     write_summary(tmp_path, summary, "text\n")
-    plot_bands(found, path, "two points", tmp_path / "bands.png")
+    draw_figure(
+        found, path, None, Content(), FigureStyle(title="two points"), tmp_path / "bands.png"
+    )
     assert (tmp_path / "bands.png").stat().st_size > 5000
     assert json.loads((tmp_path / "summary.json").read_text())["gap_kind"] == "direct"
     with h5py.File(tmp_path / "results.h5") as h5:
@@ -79,7 +82,7 @@ def test_a_metal_has_no_edges_in_its_files(tmp_path: Path) -> None:
     write_results(tmp_path / "results.h5", found, path, {**summarise(found), "stages": []})
     with h5py.File(tmp_path / "results.h5") as h5:
         assert np.isnan(h5.attrs["vbm_eV"])
-    plot_bands(found, path, "metal", tmp_path / "bands.png")
+    draw_figure(found, path, None, Content(), FigureStyle(), tmp_path / "bands.png")
 
 
 def test_the_log_says_how_far_a_stage_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from hamgnn_solve.core.hamiltonian import on_pairs
 from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.network.predict import predict
 from hamgnn_solve.core.observables.band_path import BandPath, band_path
-from hamgnn_solve.core.observables.band_plot import plot_band_comparison
+from hamgnn_solve.core.observables.figures import draw_comparison_figure
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.spectrum import Spectrum
 from hamgnn_solve.core.structure import Structure
@@ -165,4 +165,4 @@ def draw_comparison(comparison: Comparison, folder: Path) -> None:
         f"{comparison.name}\nprediction moved by {comparison.best_shift * EV_PER_HARTREE:+.3f} eV"
     )
     files = [folder / f"{comparison.name}.{ending}" for ending in ("png", "svg")]
-    plot_band_comparison(label, predicted, path, title, *files)
+    draw_comparison_figure(label, predicted, path, title, *files)

@@ -20,6 +20,7 @@ from hamgnn_solve.core.units import EV_PER_HARTREE
 __all__ = [
     "BandStore",
     "digest",
+    "read_weights",
     "summarise",
     "write_charges",
     "write_dos",
@@ -72,6 +73,9 @@ class BandStore:
         What tells runs of other input apart (a digest).
     energy_shift : float
         Added to energies in the file, in Hartree.
+    groups : tuple of str
+        Groups of orbitals whose weights each k-point must have; k-points that an earlier run left
+        without them are solved again.
     """
 
     def __init__(
@@ -81,9 +85,10 @@ class BandStore:
         nbands: int,
         inputs: str,
         energy_shift: float = 0.0,
+        groups: tuple[str, ...] = (),
     ) -> None:
         self.file, self.kpoints_kc, self.nbands = Path(file), kpoints_kc, nbands
-        self.inputs, self.energy_shift = inputs, energy_shift
+        self.inputs, self.energy_shift, self.groups = inputs, energy_shift, groups
         self.bands: dict[int, KBands] = {}
 
     def read(self) -> dict[int, KBands]:
@@ -108,18 +113,23 @@ class BandStore:
                 residuals_kn = h5["residuals_eV"][:] / EV_PER_HARTREE
                 first_k, certified_k = h5["band_index"][:, 0], h5["certified"][:]
                 errors_k = h5["estimated_error_eV"][:] / EV_PER_HARTREE
+                weights_gkn, groups = read_weights(h5) if self.groups else (None, ())
         except (OSError, KeyError) as error:
             raise InputError(
                 f"{self.file} cannot be read as results of a run ({error}); leave --restart out."
             ) from error
+        if self.groups != groups:
+            return {}
         for k in np.flatnonzero(np.isfinite(energies_kn[:, 0])):
             there = np.isfinite(energies_kn[k])
+            weights_gn = None if weights_gkn is None else weights_gkn[:, k, there]
             self.bands[int(k)] = KBands(
                 energies_kn[k][there],
                 residuals_kn[k][there],
                 int(first_k[k]),
                 bool(certified_k[k]),
                 float(errors_k[k]),
+                weights_gn,
             )
         return dict(self.bands)
 
@@ -131,20 +141,41 @@ class BandStore:
         energies_kn, residuals_kn = np.full(shape, np.nan), np.full(shape, np.nan)
         index_kn, certified_k = np.zeros(shape, dtype=np.int64), np.zeros(shape[0], dtype=bool)
         errors_k = np.zeros(shape[0])
+        weights_gkn = np.full((len(self.groups), *shape), np.nan)
         for k, x in self.bands.items():
             here = (k, slice(len(x.energies_n)))
             energies_kn[here] = (x.energies_n + self.energy_shift) * EV_PER_HARTREE
             residuals_kn[here] = x.residuals_n * EV_PER_HARTREE
             index_kn[k] = x.first_band + np.arange(width)
             certified_k[k], errors_k[k] = x.certified, x.error * EV_PER_HARTREE
+            if x.weights_gn is not None:
+                weights_gkn[:, k, here[1]] = x.weights_gn
         unfinished = self.file.with_name(self.file.name + ".new")
         with h5py.File(unfinished, "w") as h5:
             h5["kpoints"] = self.kpoints_kc
             h5["eigenvalues_eV"], h5["residuals_eV"] = energies_kn, residuals_kn
             h5["band_index"], h5["certified"] = index_kn, certified_k
             h5["estimated_error_eV"] = errors_k
+            _write_weights(h5, weights_gkn, self.groups)
             h5.attrs["inputs"] = self.inputs
         unfinished.replace(self.file)
+
+
+def _write_weights(
+    h5: h5py.File, weights_gkn: NDArray[np.float64] | None, groups: tuple[str, ...]
+) -> None:
+    """Write the weights of groups of orbitals in the bands, where there are any."""
+    if weights_gkn is not None and groups:
+        h5["band_weights/group"] = np.array(groups, dtype=h5py.string_dtype())
+        h5["band_weights/weight"] = weights_gkn
+
+
+def read_weights(h5: h5py.File) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+    """Return the weights of groups of orbitals in the bands, (G, K, N), and the groups' names."""
+    if "band_weights" not in h5:
+        return None, ()
+    names = h5["band_weights/group"].asstr()[:].tolist()
+    return h5["band_weights/weight"][:], tuple(names)
 
 
 def digest(*parts: Any) -> str:
@@ -189,6 +220,7 @@ def write_results(
         h5["estimated_error_eV"] = (
             np.zeros(len(spectrum.kpoints_kc)) if errors_k is None else errors_k * EV_PER_HARTREE
         )
+        _write_weights(h5, spectrum.weights_gkn, spectrum.groups)
         h5["path/distance_per_angstrom"] = path.distance_k
         h5["path/label_index"] = np.array([index for index, _ in path.labels], dtype=np.int64)
         h5["path/label"] = np.array([name for _, name in path.labels], dtype=h5py.string_dtype())
@@ -197,6 +229,7 @@ def write_results(
             timing.attrs["seconds"] = stage["seconds"]
             timing.attrs["peak_mb"] = stage["peak_mb"]
         h5.attrs["inputs"] = inputs
+        h5.attrs["electrons_per_band"] = spectrum.electrons_per_band
         for name, value in summary.items():
             if name not in NOT_ATTRIBUTES:
                 # A metal has no band edges: such an attribute is not a number.
@@ -235,6 +268,7 @@ def write_dos(file: str | Path, dos: DensityOfStates, fermi_level: float) -> Non
         for name, (values, unit) in errors.items():
             if values is not None:
                 group[name] = values * unit
+        group.attrs["electrons_per_band"] = dos.electrons_per_band
         group.attrs["broadening_eV"] = dos.broadening * EV_PER_HARTREE
         group.attrs["fermi_level_eV"] = fermi_level * EV_PER_HARTREE
 

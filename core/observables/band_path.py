@@ -17,6 +17,7 @@ from hamgnn_solve.core.units import ANGSTROM_PER_BOHR
 __all__ = ["BandPath", "band_path", "listed_kpoints", "vacuum_axes"]
 
 VACUUM = 6.0 / ANGSTROM_PER_BOHR
+GREEK = {"GAMMA": "Γ", "DELTA": "Δ", "LAMBDA": "Λ", "SIGMA": "Σ"}
 GAMMA_LABELS = {"G", "GAMMA", "Γ"}
 
 
@@ -188,7 +189,7 @@ def _walk(
 
 
 def _label(name: str) -> str:
-    if name == "GAMMA":
-        return "Γ"
+    """Return seekpath's name of a point ("GAMMA", "SIGMA_0") as it is printed."""
     stem, _, index = name.partition("_")
+    stem = GREEK.get(stem, stem)
     return f"{stem}$_{{{index}}}$" if index else stem

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 from scipy.special import erf
 
-__all__ = ["DensityOfStates", "dos_overlap", "energy_grid", "gaussian_dos", "tetrahedron_dos"]
+__all__ = [
+    "DensityOfStates",
+    "dos_overlap",
+    "energy_grid",
+    "gaussian_dos",
+    "tetrahedron_dos",
+    "tetrahedron_level",
+]
 
 # A Gaussian beyond this many widths is zero to 1e-15.
 REACH = 8.0
@@ -205,6 +212,50 @@ def tetrahedron_dos(
     return DensityOfStates(
         energies_e, density_ge[0], integrated_e, names, density_ge[1:], electrons_per_band
     )
+
+
+def tetrahedron_level(
+    eigenvalues_kn: NDArray[np.float64], divisions: tuple[int, int, int], filled: float
+) -> float:
+    """Return the energy below which bands that are linear in tetrahedra hold some states.
+
+    Parameters
+    ----------
+    eigenvalues_kn : ndarray, shape (K, B)
+        As for `tetrahedron_dos`.
+    divisions : tuple of int
+        Of the mesh.
+    filled : float
+        States per cell, above 0 and below B.
+
+    Returns
+    -------
+    float
+        In Hartree, to 1e-10; the middle of the gap where there is one.
+    """
+    if not 0.0 < filled < eigenvalues_kn.shape[1]:
+        raise ValueError(f"{filled} states in {eigenvalues_kn.shape[1]} bands")
+    lowest_n, highest_n = eigenvalues_kn.min(axis=0), eigenvalues_kn.max(axis=0)
+    # Bands do not cross in their order, so that the level lies in the band of the last state.
+    low, high = float(lowest_n[int(filled)]), float(highest_n[int(np.ceil(filled)) - 1])
+    corner_tv = _tetrahedra(divisions)
+    partly = np.flatnonzero((lowest_n < high) & (highest_n > low))
+    sorted_ntv = [np.sort(eigenvalues_kn[corner_tv, n], axis=1) for n in partly]
+    within = filled - int((highest_n <= low).sum())
+    while high - low > 1e-10:
+        middle = 0.5 * (low + high)
+        if sum(_part_below(energy_tv, middle) for energy_tv in sorted_ntv) < within:
+            low = middle
+        else:
+            high = middle
+    return 0.5 * (low + high)
+
+
+def _part_below(energy_tv: NDArray[np.float64], energy: float) -> float:
+    """Return the part of a band below an energy; corners of tetrahedra in ascending order."""
+    cut = (energy_tv[:, 0] < energy) & (energy_tv[:, 3] > energy)
+    whole = int((energy_tv[:, 3] <= energy).sum())
+    return float(whole + _corner_weights(energy_tv[cut], energy).sum()) / len(energy_tv)
 
 
 def _with_total(

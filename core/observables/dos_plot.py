@@ -1,67 +1,82 @@
-"""Draw a density of states."""
+"""Draw a density of states on the axes of a figure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 
 from hamgnn_solve.core.observables.density_of_states import DensityOfStates
+from hamgnn_solve.core.observables.plot_style import SeriesStyle
 from hamgnn_solve.core.units import EV_PER_HARTREE
 
-__all__ = ["plot_dos"]
+__all__ = ["draw_dos"]
 
-# Lines for projections that differ in colour and, printed in grey, in brightness.
-COLOURS = ("#1b4f8a", "#c8501e", "#2f8f5b", "#8a1b6b", "#b39000", "#4aa3c7")
+TOTAL = "#dcdcdc"
 
 
-def plot_dos(
+def draw_dos(
+    axes: mpl.axes.Axes,
     dos: DensityOfStates,
-    fermi_level: float,
-    names: Sequence[str],
-    title: str,
-    file: str | Path,
+    zero: float,
+    window: tuple[float, float],
+    names: tuple[str, ...],
+    styles: list[SeriesStyle],
     *,
-    window: tuple[float, float] | None = None,
+    broadening: float = 0.0,
+    upright: bool = False,
 ) -> None:
-    """Draw the total as an area and some projections as lines, zero at the Fermi level.
+    """Draw the total as an area and some projections as lines.
 
     Parameters
     ----------
+    axes : Axes
     dos : DensityOfStates
-    fermi_level : float
-        In Hartree.
-    names : sequence of str
+    zero : float
+        Energy in Hartree from which the axes count.
+    window : tuple of float
+        First and last energy from there in eV.
+    names : tuple of str
         Projections to draw, the elements say.
-    title : str
-    file : str or Path
-        Picture to write; the name tells the format.
-    window : tuple of float, optional
-        First and last energy from the Fermi level in eV; all energies by default.
+    styles : list of SeriesStyle
+        Of these.
+    broadening : float
+        Standard deviation in eV of a Gaussian that the drawn lines are convolved with.
+    upright : bool
+        The energy goes up, beside bands, instead of to the right.
     """
-    energy_e = (dos.energies_e - fermi_level) * EV_PER_HARTREE
-    first, last = (energy_e[0], energy_e[-1]) if window is None else window
-    shown = (energy_e >= first) & (energy_e <= last)
-    if not shown.any():
-        raise ValueError(f"no energies of the density of states in {first}..{last} eV")
+    energy_e = (dos.energies_e - zero) * EV_PER_HARTREE
+    step = float(energy_e[1] - energy_e[0])
+
+    def smooth(values_e: NDArray[np.float64]) -> NDArray[np.float64]:
+        wide = gaussian_filter1d(values_e, broadening / step, mode="constant")
+        return np.asarray(wide[shown]) * per_ev
+
+    # A point beyond each end, so that nothing ends inside the window.
+    first, last = np.searchsorted(energy_e, window)
+    shown = slice(max(int(first) - 1, 0), int(last) + 1)
     per_ev = dos.electrons_per_band / EV_PER_HARTREE
-    with mpl.rc_context({"font.size": 9, "axes.linewidth": 0.8}):
-        figure = Figure(figsize=(4.8, 3.2), dpi=200, layout="constrained")
-        axes = figure.add_subplot()
-        total_e = dos.total_e[shown] * per_ev
-        axes.fill_between(energy_e[shown], total_e, color="#d9d9d9", linewidth=0, label="total")
-        for number, name in enumerate(names):
-            projected_e = dos.projected_ge[dos.names.index(name)][shown] * per_ev
-            colour = COLOURS[number % len(COLOURS)]
-            axes.plot(energy_e[shown], projected_e, color=colour, linewidth=1.0, label=name)
-        axes.axvline(0.0, color="black", linewidth=0.6, linestyle="--")
-        axes.set_xlim(first, last)
-        axes.set_ylim(0.0, 1.05 * max(float(np.max(total_e)), 1e-6))
-        axes.set_xlabel("Energy above the Fermi level (eV)")
+    energy_e, total_e = energy_e[shown], smooth(dos.total_e)
+    fill = axes.fill_betweenx if upright else axes.fill_between
+    fill(energy_e, total_e, color=TOTAL, linewidth=0, label="total")
+    # The edge of the area is seen where projections leave it.
+    series: list[tuple[NDArray[np.float64], dict[str, Any]]] = [
+        (total_e, {"color": "#8c8c8c", "linewidth": 0.5})
+    ]
+    for name, style in zip(names, styles, strict=True):
+        projected_e = smooth(dos.projected_ge[dos.names.index(name)])
+        series.append(
+            (projected_e, {"color": style.colour, "linewidth": 1.0, "dashes": style.dashes})
+        )
+    for values_e, look in series:
+        axes.plot(*((values_e, energy_e) if upright else (energy_e, values_e)), **look)
+    top = 1.05 * max(float(total_e.max(initial=0.0)), 1e-6)
+    if upright:
+        axes.set_xlim(0.0, top)
+        axes.set_xlabel("States/eV")
+    else:
+        axes.set_ylim(0.0, top)
         axes.set_ylabel("States per eV and cell")
-        axes.set_title(title, fontsize=9)
-        axes.legend(frameon=False)
-        figure.savefig(file)
