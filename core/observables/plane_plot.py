@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from hamgnn_solve.core.observables.plot_style import FigureStyle
 
 __all__ = ["plot_plane"]
 
@@ -46,13 +46,16 @@ def plot_plane(
     corners = np.indices((shown.shape[0] + 1, shown.shape[1] + 1)).astype(float)
     parts = corners / np.array(values.shape)[:, None, None]
     x, y = (parts[0] * first[c] + parts[1] * second[c] for c in (0, 1))
-    with mpl.rc_context({"font.size": 9, "axes.linewidth": 0.8}):
-        figure = Figure(figsize=(4.4, 3.8), dpi=200, layout="constrained")
+    aspect = float(np.ptp(x)) / float(np.ptp(y))
+    style = FigureStyle(title=title)
+    with style.settings():
+        # Room for the axis below, the title above and the scale at the right.
+        figure = style.figure(max(0.62 * style.width / aspect + 1.8, 4.0))
         axes = figure.add_subplot()
         mesh = axes.pcolormesh(x, y, shown, cmap="inferno", vmin=0.0, rasterized=True)
         axes.set_aspect("equal")
         axes.set_xlabel("x (Å)")
         axes.set_ylabel("y (Å)")
-        axes.set_title(title, fontsize=9)
-        figure.colorbar(mesh, ax=axes, label=unit.replace("^3", "$^3$"), shrink=0.85)
-        figure.savefig(file)
+        axes.set_title(style.title)
+        figure.colorbar(mesh, ax=axes, label=unit.replace("^3", "$^3$"))
+        style.save(figure, file)
