@@ -462,7 +462,7 @@ class _Work:
         result.lines.append(f"ldos            {count:g} states from {low:g} to {high:g} eV")
         folder = self.options.run_folder
         with self.stages.stage("ldos files"):
-            title = f"states from {low:g} to {high:g} eV around the Fermi level"
+            title = f"states {low:g} to {high:g} eV from the Fermi level"
             self.write(folder / f"ldos.{self.options.grid_format}", density, title, DENSITY_UNIT)
             self._plane_picture(density, title, folder / "ldos.png")
 

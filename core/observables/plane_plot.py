@@ -52,10 +52,13 @@ def plot_plane(
         # Room for the axis below, the title above and the scale at the right.
         figure = style.figure(max(0.62 * style.width / aspect + 1.8, 4.0))
         axes = figure.add_subplot()
-        mesh = axes.pcolormesh(x, y, shown, cmap="inferno", vmin=0.0, rasterized=True)
+        # The power of ten belongs to the label: over the scale it would run into the title.
+        power = int(np.floor(np.log10(shown.max()))) if shown.max() > 0.0 else 0
+        scaled = shown / 10.0**power
+        mesh = axes.pcolormesh(x, y, scaled, cmap="inferno", vmin=0.0, rasterized=True)
         axes.set_aspect("equal")
         axes.set_xlabel("x (Å)")
         axes.set_ylabel("y (Å)")
         axes.set_title(style.title)
-        figure.colorbar(mesh, ax=axes, label=unit.replace("^3", "$^3$"))
+        figure.colorbar(mesh, ax=axes, label=f"10$^{{{power}}}$ " + unit.replace("^3", "$^3$"))
         style.save(figure, file)
