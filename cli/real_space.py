@@ -67,6 +67,8 @@ DEGENERATE = 1e-3 / EV_PER_HARTREE
 HEIGHT = 2.0
 # Bands on both sides of a wanted one among which its degenerate partners are looked for.
 PARTNERS = 6
+# Bands so close to each other are solved together.
+TOGETHER = 60
 
 
 @dataclass(frozen=True)
@@ -379,12 +381,22 @@ class _Work:
     def orbitals(self, result: RealSpace) -> None:
         """Write the orbitals asked for. Collective."""
         k_c = _orbital_k(self.options)
-        for name, first, last in _bands_asked(self.options.orbitals or "", self.system):
+        asked = _bands_asked(self.options.orbitals or "", self.system)
+        level, highest = self.spectrum.fermi_level, self.pencil.nstates(k_c)
+
+        def states(first: int, last: int) -> States:
+            low, high = max(1, first - PARTNERS), min(highest, last + PARTNERS)
+            return states_of_bands(self.pencil, k_c, low, high, level)
+
+        lowest, uppermost = min(x[1] for x in asked), max(x[2] for x in asked)
+        common: States | None = None
+        if uppermost - lowest < TOGETHER:
+            with self.stages.stage("orbital states"):
+                common = states(lowest, uppermost)
+        for name, first, last in asked:
             with self.stages.stage(f"orbital {name}"):
-                low = max(1, first - PARTNERS)
-                high = min(self.pencil.nstates(k_c), last + PARTNERS)
-                states = states_of_bands(self.pencil, k_c, low, high, self.spectrum.fermi_level)
-                self._orbital(name, first, last, states, result)
+                found = states(first, last) if common is None else common
+                self._orbital(name, first, last, found, result)
 
     def _orbital(self, name: str, first: int, last: int, states: States, result: RealSpace) -> None:
         energies_n, low = states.energies_n, states.first_band
