@@ -1,0 +1,328 @@
+"""Hamiltonians of the operators of atoms: their matrices, labels between states, the fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from mpi4py import MPI
+from network_models import small_operator_model
+from training_models import CONFIG, SPECIES, STEP, config_of, structure
+
+from hamgnn_solve.core.atom_operators import (
+    add_kinetic,
+    atom_functions,
+    function_overlaps,
+    operator_hamiltonian,
+)
+from hamgnn_solve.core.basis.gpaw_data import built_in_basis, read_species
+from hamgnn_solve.core.domain import serial_domain
+from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.integrals.overlap import overlap
+from hamgnn_solve.core.model import Model, load_model, save_model
+from hamgnn_solve.core.network.predict import predict
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
+from hamgnn_solve.core.pairs import find_pairs, join_pairs, onsite_pairs
+from hamgnn_solve.core.structure import Structure
+from hamgnn_solve.training import train as train_module
+from hamgnn_solve.training.label_file import Label, label_structure_of, write_label
+from hamgnn_solve.training.operator_states import (
+    StateLoss,
+    fit_operators,
+    operator_structure,
+)
+from hamgnn_solve.training.train import train
+
+WIDTHS = (0.6, 1.1)
+OPERATOR_CONFIG = {
+    **{k: v for k, v in CONFIG.items() if k != "orthonormal"},
+    "orthonormal": False,
+    "operator_widths": list(WIDTHS),
+    "network": {
+        **{
+            k: v
+            for k, v in CONFIG["network"].items()
+            if k not in ("envelope", "reference_radial", "reference_cutoff", "message_cutoff")
+        },
+        "cutoff": 8.0,
+        "shells": [4, 4, 4],
+        "onsite_only": True,
+    },
+}
+
+
+def random_operators(one: Structure, seed: int = 2) -> dict[int, np.ndarray[Any, Any]]:
+    """Return an isotropic random operator of each element, for every atom."""
+    random = np.random.default_rng(seed)
+    by_symbol = {}
+    for symbol in one.elements:
+        degrees = np.array(atom_functions(read_species(SPECIES[symbol]), WIDTHS).shell_l)
+        radial = random.normal(size=(len(degrees), len(degrees)))
+        radial = np.where(degrees[:, None] == degrees, 0.3 * (radial + radial.T), 0.0)
+        index = np.repeat(np.arange(len(degrees)), 2 * degrees + 1)
+        order = np.concatenate([np.arange(-l, l + 1) for l in degrees])  # noqa: E741
+        by_symbol[symbol] = np.where(order[:, None] == order, radial[np.ix_(index, index)], 0.0)
+    return {i: by_symbol[symbol] for i, symbol in enumerate(one.symbols)}
+
+
+def all_pairs(one: Structure) -> Any:
+    basis = built_in_basis(SPECIES)
+    onsite = onsite_pairs(np.arange(one.natoms, dtype=np.int64))
+    return join_pairs(one, onsite, find_pairs(one, basis.cutoff_i(one)))
+
+
+def operator_label(bond: float) -> Label:
+    """Return a label whose H is that of `random_operators`, with the basis's own S."""
+    one, basis = structure(bond), built_in_basis(SPECIES)
+    rows = np.arange(one.natoms)
+    h = operator_hamiltonian(one, basis, WIDTHS, all_pairs(one), random_operators(one), rows)
+    s = overlap(one, basis, rows)
+    pairs = join_pairs(one, h.pairs, s.pairs)
+    values = []
+    for operator in (h, s):
+        wide = BlockOperator.zeros(pairs, operator.norb_i)
+        place = pairs.position_of(operator.pairs)
+        for p in range(len(operator.pairs)):
+            wide.block(int(place[p]))[...] = operator.block(p)
+        values.append(wide.values)
+    kpoints = np.array([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
+    energies = np.array(
+        [scipy.linalg.eigvalsh(dense_matrix(h, k), dense_matrix(s, k)) for k in kpoints]
+    )
+    return Label(
+        symbols=one.symbols,
+        positions_ic=one.pos_ic,
+        cell_cc=one.cell_cc,
+        periodic_c=np.array([True, True, False]),
+        norb_i=h.norb_i.astype(np.int32),
+        first_p=pairs.first_p.astype(np.int32),
+        second_p=pairs.second_p.astype(np.int32),
+        shift_pc=pairs.shift_pc.astype(np.int32),
+        h_values=values[0],
+        s_values=values[1],
+        kpoints_kc=kpoints,
+        eigenvalues_kn=energies,
+        details={"electrons": 12.0, "fermi_level": float(energies[:, 5:7].mean())},
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("labels")
+    with h5py.File(path / "labels.h5", "w") as file:
+        for name, bond in (("one", 4.0), ("two", 4.3), ("held-out", 4.15)):
+            write_label(file, name, operator_label(bond), {})
+    return path
+
+
+def new_model(folder: Path) -> Model:
+    return train_module._start_model(config_of(folder, **OPERATOR_CONFIG))
+
+
+def test_functions_are_orthonormal() -> None:
+    for symbol in ("H", "C", "Zn"):
+        functions = atom_functions(read_species(symbol), WIDTHS)
+        grid = functions.grid
+        metric = (functions.transform_sk * (grid.weight_k * grid.momentum_k**2)) @ (
+            functions.transform_sk.T
+        )
+        degrees = np.array(functions.shell_l)
+        same = degrees[:, None] == degrees
+        error = np.where(same, 2.0 / np.pi * metric - np.eye(len(degrees)), 0.0)
+        # Reached 4e-11 of zinc, whose functions are nearest to dependent.
+        assert np.abs(error).max() < 1e-9
+        assert (np.diff(degrees) >= 0).all()
+
+
+def test_matrix_is_that_of_the_formula() -> None:
+    one, basis = structure(4.0), built_in_basis(SPECIES)
+    rows = np.arange(one.natoms)
+    operators = random_operators(one)
+    h = operator_hamiltonian(one, basis, WIDTHS, all_pairs(one), operators, rows)
+    kinetic = BlockOperator.zeros(h.pairs, h.norb_i)
+    add_kinetic(kinetic, one, basis)
+    overlaps = function_overlaps(one, basis, WIDTHS, rows)
+    start = np.concatenate([[0], np.cumsum(h.norb_i)])
+    for k_c in (np.zeros(3), np.array([0.21, -0.4, 0.0])):
+        expected = dense_matrix(kinetic, k_c)
+        for a, matrix in operators.items():
+            wide = np.zeros((len(matrix), start[-1]), dtype=complex)
+            for p in np.flatnonzero(overlaps.pairs.first_p == a):
+                j = overlaps.pairs.second_p[p]
+                phase = np.exp(2j * np.pi * overlaps.pairs.shift_pc[p] @ k_c)
+                wide[:, start[j] : start[j + 1]] += phase * overlaps.blocks(np.array([p]))[0]
+            expected += wide.conj().T @ matrix @ wide
+        # What is left out couples by less than 1e-6; reached 5e-7 of elements up to 9 Hartree.
+        assert np.abs(dense_matrix(h, k_c) - expected).max() < 5e-6
+
+
+def test_one_operator_missing_is_an_error() -> None:
+    one, basis = structure(4.0), built_in_basis(SPECIES)
+    with pytest.raises(ValueError, match="atom 1 has no operator"):
+        operator_hamiltonian(
+            one, basis, WIDTHS, all_pairs(one), {0: random_operators(one)[0]}, np.arange(2)
+        )
+
+
+def test_labels_of_the_same_operators_have_no_error(folder: Path) -> None:
+    """What training compares is what prediction makes."""
+    model, loss = new_model(folder), StateLoss()
+    label = operator_label(4.0)
+    one = operator_structure("one", label, model)
+    n = model.network.table.norbitals
+    operators = torch.zeros(2, n, n)
+    for i, matrix in random_operators(label_structure_of(label)).items():
+        slots = model.operator_slots[int(one.types[i])]
+        operators[i][np.ix_(slots, slots)] = torch.from_numpy(matrix).float()
+    for states in one.states:
+        parts = loss(operators, states)
+        # Single precision; reached 0.03 meV of states up to 500 eV.
+        assert float(parts["loss"]) < 0.3
+        assert abs(float(parts["shift"])) < 0.3
+        # A change of a thousandth of a Hartree is seen.
+        changed = operators.clone()
+        changed[1][:9, :9] += 1e-3 * torch.eye(9)
+        assert float(loss(changed, states)["loss"]) > 0.5
+
+
+def test_loss_is_free_of_the_zero_of_energy(folder: Path) -> None:
+    model, loss = new_model(folder), StateLoss()
+    one = operator_structure("one", operator_label(4.0), model)
+    states = one.states[0]
+    torch.manual_seed(1)
+    operators = torch.randn(2, *model.network.onsite_reference.shape[1:])
+    before = loss(operators, states)
+    lifted = replace(states, rest_nn=states.rest_nn + 0.3 * torch.eye(len(states.energies_n)))
+    after = loss(operators, lifted)
+    assert float(after["loss"]) == pytest.approx(float(before["loss"]), rel=1e-5)
+    assert float(before["shift"] - after["shift"]) == pytest.approx(0.3 * 27211.386, rel=1e-4)
+
+
+def test_fit_finds_the_operators_again(folder: Path) -> None:
+    model, loss = new_model(folder), StateLoss()
+    structures = [operator_structure(str(b), operator_label(b), model) for b in (3.6, 4.0, 4.3)]
+    fitted = fit_operators(model, structures, loss)
+    errors = [float(loss(fitted[s.types], x)["loss"]) for s in structures for x in s.states]
+    nothing = [
+        float(loss(torch.zeros_like(fitted[s.types]), x)["loss"])
+        for s in structures
+        for x in s.states
+    ]
+    # The ridge leaves something: reached 2 of 5000 meV.
+    assert max(errors) < 2e-3 * min(nothing)
+
+
+def test_errors_of_operators_make_no_false_states() -> None:
+    """Ethylene: the same error of blocks puts a state far below all others."""
+    basis = built_in_basis({"C": "C", "H": "H"})
+    positions = np.array([[0.0, 0.0, 1.26], [0.0, 0.0, -1.26]])
+    hydrogens = np.array([[0.0, s * 1.75, t * 2.33] for s in (1, -1) for t in (1, -1)])
+    one = Structure(
+        ("C", "C", "H", "H", "H", "H"), np.concatenate([positions, hydrogens]), 30.0 * np.eye(3)
+    )
+    rows = np.arange(6)
+    onsite = onsite_pairs(rows)
+    pairs = join_pairs(one, onsite, find_pairs(one, basis.cutoff_i(one)))
+    random = np.random.default_rng(4)
+    operators = {}
+    for i, symbol in enumerate(one.symbols):
+        size = atom_functions(basis.species[symbol], WIDTHS).size
+        matrix = random.normal(scale=0.02, size=(size, size))
+        operators[i] = matrix + matrix.T
+    nothing = {i: np.zeros_like(matrix) for i, matrix in operators.items()}
+    s = dense_matrix(overlap(one, basis, rows), np.zeros(3)).real
+    exact, wrong = (
+        dense_matrix(operator_hamiltonian(one, basis, WIDTHS, pairs, x, rows), np.zeros(3)).real
+        for x in (nothing, operators)
+    )
+    error = wrong - exact
+    blocks = random.normal(scale=error.std() / np.sqrt(2), size=error.shape)
+    blocks = blocks + blocks.T
+    lowest = [scipy.linalg.eigvalsh(h, s)[0] for h in (exact, wrong, exact + blocks)]
+    # Reached -0.2 Hartree by operators, -40 by blocks.
+    assert lowest[1] > lowest[0] - 1.0
+    assert lowest[2] < lowest[0] - 5.0
+
+
+def test_saved_model_predicts_the_same(tmp_path: Path) -> None:
+    model = small_operator_model()
+    save_model(model, tmp_path)
+    again = load_model(tmp_path)
+    assert again.operator_widths == model.operator_widths
+    domain = serial_domain(structure(4.0), model.basis)
+    assert np.array_equal(predict(model, domain).values, predict(again, domain).values)
+
+
+def test_training_learns(folder: Path, tmp_path: Path) -> None:
+    steps = [{**STEP, "updates": 40, "validate_every": 20}]
+    config = config_of(folder, **{**OPERATOR_CONFIG, "steps": steps})
+    model = train(config, tmp_path / "run", MPI.COMM_SELF)
+    rows = (tmp_path / "run" / "curve-1.csv").read_text().splitlines()
+    assert len(rows) == 3
+    label = operator_label(4.15)
+    energies = [
+        scipy.linalg.eigvalsh(dense_matrix(h, np.zeros(3)), dense_matrix(s, np.zeros(3)))
+        for h, s in [
+            (
+                predict(model, serial_domain(structure(4.15), model.basis)),
+                overlap(structure(4.15), model.basis, np.arange(2)),
+            )
+        ]
+    ]
+    difference = energies[0][:12] - label.eigenvalues_kn[0, :12]
+    # The labels are made of operators of elements; reached 1e-3 Hartree.
+    assert np.abs(difference - difference.mean()).max() < 0.02
+
+
+def test_continued_run_equals_an_uninterrupted_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(folder, **OPERATOR_CONFIG)
+    whole = train(config, tmp_path / "whole", MPI.COMM_SELF)
+
+    class KilledError(Exception):
+        pass
+
+    save = train_module._Run._save
+
+    def save_and_die(run: train_module._Run) -> None:
+        save(run)
+        raise KilledError
+
+    monkeypatch.setattr(train_module._Run, "_save", save_and_die)
+    with pytest.raises(KilledError):
+        train(config, tmp_path / "parts", MPI.COMM_SELF)
+    monkeypatch.undo()
+    parts = train(config, tmp_path / "parts", MPI.COMM_SELF)
+    one, other = whole.network.state_dict(), parts.network.state_dict()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert whole.energy_shift == parts.energy_shift
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"operator_widths": None}, "onsite_only is for a network of operators"),
+        ({"operator_widths": [0.5, -1.0]}, "must be positive"),
+        ({"orthonormal": True}, "orthonormal: false"),
+        ({"omitted": {"Mo": ["5s-sz"]}}, "all their shells"),
+        ({"steps": [{**STEP, "states": {"width": 0.0}}]}, "width must be positive"),
+        ({"steps": [{**STEP, "states": {"no_such": 0.0}}]}, "no_such"),
+        ({"network": {**OPERATOR_CONFIG["network"], "onsite_only": False}}, "onsite_only: true"),  # type: ignore[dict-item]
+    ],
+)
+def test_faults_of_the_file_are_named(folder: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        config_of(folder, **{**OPERATOR_CONFIG, **changes})
+
+
+def test_functions_that_reach_too_far_are_refused(folder: Path) -> None:
+    model = replace(new_model(folder), operator_widths=(4.0, 1.0))
+    with pytest.raises(InputError, match="reach"):
+        operator_structure("one", operator_label(4.0), model)
