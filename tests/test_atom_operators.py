@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+import yaml
 from mpi4py import MPI
 from network_models import small_operator_model
 from operator_models import (
@@ -38,6 +39,7 @@ from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.core.pairs import find_pairs, join_pairs, onsite_pairs
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.training import train as train_module
+from hamgnn_solve.training.config import read_training_config
 from hamgnn_solve.training.label_file import label_structure_of
 from hamgnn_solve.training.operator_states import (
     StateLoss,
@@ -234,6 +236,34 @@ def test_continued_run_equals_an_uninterrupted_one(
     one, other = whole.network.state_dict(), parts.network.state_dict()
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert whole.energy_shift == parts.energy_shift
+
+
+def test_training_goes_on_from_a_model(folder: Path, tmp_path: Path) -> None:
+    first = train(config_of(folder, **OPERATOR_CONFIG), tmp_path / "first", MPI.COMM_SELF)
+    entries = {
+        k: v
+        for k, v in OPERATOR_CONFIG.items()
+        if k not in ("network", "species", "orthonormal", "operator_widths")
+    }
+    still = {**STEP, "updates": 1, "learning_rate": 1e-30, "ema_decay": 0.0}
+    path = folder / "fine.yaml"
+    start = str(tmp_path / "first" / "model")
+    path.write_text(yaml.safe_dump({**entries, "start": start, "steps": [still]}))
+    fine = train(read_training_config(path), tmp_path / "fine", MPI.COMM_SELF)
+    one, other = first.network.state_dict(), fine.network.state_dict()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert fine.operator_widths == WIDTHS
+
+
+def test_losses_of_the_other_kind_are_refused(folder: Path, tmp_path: Path) -> None:
+    config = config_of(
+        folder, **{**OPERATOR_CONFIG, "steps": [{**STEP, "bands": {"weight": 0.01}}]}
+    )
+    with pytest.raises(InputError, match="leave loss and bands out"):
+        train(config, tmp_path, MPI.COMM_SELF)
+    config = config_of(folder, steps=[{**STEP, "states": {"width": 0.2}}])
+    with pytest.raises(InputError, match="states are for"):
+        train(config, tmp_path, MPI.COMM_SELF)
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ from hamgnn_solve.core.network.graph import PairGraph
 from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.core.pairs import find_pairs, join_pairs, onsite_pairs
 from hamgnn_solve.training.label_file import Label, label_operators, labels_of, restrict_label
+from hamgnn_solve.training.loss import MEV_PER_HARTREE
 from hamgnn_solve.training.same_orbitals import check_same_orbitals, labelled_structure
 
 __all__ = [
-    "MEV_PER_HARTREE",
     "OperatorStructure",
     "ProjectedStates",
     "StateLoss",
@@ -40,7 +40,6 @@ __all__ = [
     "read_operator_labels",
 ]
 
-MEV_PER_HARTREE = 27211.386245988
 # k-points of one structure.
 KPOINTS = 3
 # Relative to the mean diagonal element of the normal equations of the constant operators.

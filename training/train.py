@@ -39,7 +39,7 @@ from hamgnn_solve.training.environments import (
     read_training_structures,
     record_environments,
 )
-from hamgnn_solve.training.loss import MEV_PER_HARTREE
+from hamgnn_solve.training.loss import MEV_PER_HARTREE, HamiltonianLoss
 from hamgnn_solve.training.operator_states import (
     OperatorStructure,
     StateLoss,
@@ -143,6 +143,7 @@ def train(
     with agreed(comm):
         device = _device(config, comm)
         model = _start_model(config)
+        _check_losses(config, model)
         seen, held_out = _read_structures(config, model)
         if config.start is None and not model.openmx_species:
             initialise(model, seen, config.steps[0].states)
@@ -152,6 +153,18 @@ def train(
         save_model(model, folder / "model")
     comm.Barrier()
     return model
+
+
+def _check_losses(config: TrainingConfig, model: Model) -> None:
+    """Raise `InputError` when a step has a loss that the model's network does not."""
+    for step in config.steps:
+        if model.operator_widths is None:
+            if step.states != StateLoss():
+                raise InputError("states are for a network of operators of atoms; leave them out.")
+        elif step.bands is not None or step.loss != HamiltonianLoss():
+            raise InputError(
+                "A network of operators of atoms has the loss states; leave loss and bands out."
+            )
 
 
 def _with_environments(
