@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
+from hamgnn_solve.core.atom_operators import atom_functions
 from hamgnn_solve.core.basis.gpaw_data import built_in_species
 from hamgnn_solve.core.basis.openmx_table import OpenMXSpecies
 from hamgnn_solve.core.basis.orthonormal import orthonormal_orbitals
@@ -82,6 +83,9 @@ class Model:
     environments : Environments, optional
         Surroundings of the training set's atoms, by which a run tells which of its atoms lie
         outside; None where they were not recorded.
+    operator_widths : tuple of float, optional
+        The network predicts operators of atoms (`core.atom_operators`) between functions of an
+        element, of which the Gaussians have these widths in Bohr; without, blocks of H.
     """
 
     name: str
@@ -93,6 +97,7 @@ class Model:
     errors: dict[str, Any] = field(default_factory=dict)
     omitted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     environments: Environments | None = None
+    operator_widths: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.environments is not None:
@@ -100,6 +105,8 @@ class Model:
             if found != own:
                 raise ValueError(f"environments of {found} invariants for a network of {own}")
         num_types = self.network.config.num_types
+        if self.network.config.onsite_only != (self.operator_widths is not None):
+            raise ValueError("a network of on-site blocks alone is one of operators of atoms")
         if not self.openmx_species:
             if len(self.species) != num_types:
                 raise ValueError(
@@ -108,7 +115,8 @@ class Model:
             if not set(self.omitted) <= set(self.species):
                 raise ValueError("shells of an element are omitted that the model does not know")
             return
-        if len(self.openmx_species) != len(self.species) or self.orthonormal or self.omitted:
+        plain = not (self.orthonormal or self.omitted or self.operator_widths)
+        if len(self.openmx_species) != len(self.species) or not plain:
             raise ValueError("an OpenMX basis has labels for all elements and plain orbitals")
         for symbol, species in self.openmx_species.items():
             if species.symbol != symbol or species.atomic_number >= num_types:
@@ -178,6 +186,17 @@ class Model:
         return result
 
     @cached_property
+    def operator_slots(self) -> list[NDArray[np.int64]]:
+        """Place in the network's block table of each function of an atom, for each type."""
+        assert self.operator_widths is not None
+        return [
+            self.network.table.slots(
+                atom_functions(self.basis.species[symbol], self.operator_widths).shell_l
+            )
+            for symbol in self.elements
+        ]
+
+    @cached_property
     def mixing(self) -> list[NDArray[np.float64]]:
         """Network orbitals in terms of the basis's, (orbitals, orbitals) for each type.
 
@@ -225,6 +244,11 @@ def save_model(model: Model, folder: Path) -> None:
             "orbitals": ORBITALS[model.orthonormal],
             **(
                 {"omitted": {k: list(v) for k, v in model.omitted.items()}} if model.omitted else {}
+            ),
+            **(
+                {}
+                if model.operator_widths is None
+                else {"operator_widths": list(model.operator_widths)}
             ),
         },
         "units": {"energy": "Hartree", "length": "Bohr"},
@@ -317,6 +341,7 @@ def load_model(folder: Path | str) -> Model:
             description["basis"]["orbitals"]
         ]
         network = build_network(config, initialise=False)
+        widths = description["basis"].get("operator_widths")
         model = Model(
             name,
             species,
@@ -330,6 +355,7 @@ def load_model(folder: Path | str) -> Model:
                 for symbol, names in description["basis"].get("omitted", {}).items()
             },
             _load_environments(folder, description.get("environments")),
+            None if widths is None else tuple(map(float, widths)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(

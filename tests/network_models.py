@@ -57,6 +57,32 @@ def small_model(**changes: Any) -> Model:
     return model
 
 
+def small_operator_model(**changes: Any) -> Model:
+    """Return a small random model of the same elements that predicts operators of atoms."""
+    torch.manual_seed(5)
+    config = NetworkConfig(
+        irreps="4x0e+3x1o+2x1e+3x2e+2x2o+2x3o+1x3e+2x4e",
+        shells=(3, 3, 3),
+        layers=2,
+        cutoff=9.0,
+        num_radial=6,
+        invariant_layers=1,
+        invariant_neurons=8,
+        num_types=3,
+        lmax=4,
+        nonlinearity="gate",
+        pair_radial=True,
+        onsite_only=True,
+    )
+    network = HamiltonianNetwork(replace(config, **changes))
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if key.endswith("fc.layer0.weight"):
+                parameter.mul_(20.0)
+    species = {"Mo": "Mo.6", "S": "S", "W": "W.6"}
+    return Model("operators", species, network, operator_widths=(0.9,))
+
+
 def crystal() -> Structure:
     cell = np.array([[9.0, 0.4, 0.1], [-2.0, 10.0, 0.3], [0.2, 0.5, 13.0]])
     fractional = np.array([[0.05, 0.1, 0.1], [0.45, 0.6, 0.3], [0.7, 0.2, 0.55], [0.3, 0.8, 0.8]])

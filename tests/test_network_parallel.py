@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mpi4py import MPI
-from network_models import small_model, small_model_of_version_2
+from network_models import small_model, small_model_of_version_2, small_operator_model
 
 from hamgnn_solve.core.domain import serial_domain
 from hamgnn_solve.core.io.structure import read_structure
@@ -27,7 +27,7 @@ COMM = MPI.COMM_WORLD
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
-@pytest.mark.parametrize("build", [small_model, small_model_of_version_2])
+@pytest.mark.parametrize("build", [small_model, small_model_of_version_2, small_operator_model])
 def test_any_number_of_ranks_gives_the_same_blocks(
     bilayer_file: Path, build: Callable[[], Model], precision: torch.dtype
 ) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from mpi4py import MPI
-from training_models import config_of, label_folder
+from operator_models import OPERATOR_CONFIG, operator_folder
+from training_models import STEP, config_of, label_folder
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.training.config import TrainingConfig
@@ -60,6 +61,34 @@ def test_ranks_share_the_structures_of_an_update(
     everywhere = COMM.allgather([x.double().sum().item() for x in one.values()])
     assert all(np.array_equal(ranks, everywhere[0]) for ranks in everywhere)
     assert (folder / "all" / "curve-2.csv").read_text().count("\n") == 3
+
+
+@pytest.fixture(scope="module")
+def operator_config(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same of a network that predicts operators of atoms."""
+    made = None
+    if COMM.rank == 0:
+        folder = operator_folder(tmp_path_factory.mktemp("operator-labels"))
+        steps = [{**STEP, "structures_per_update": 3}]
+        made = config_of(folder, **{**OPERATOR_CONFIG, "steps": steps})
+    return COMM.bcast(made)
+
+
+@pytest.mark.parallel
+def test_ranks_share_an_update_of_operators(
+    operator_config: TrainingConfig, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder: Path = COMM.bcast(tmp_path_factory.mktemp("operators") if COMM.rank == 0 else None)
+    for comm, name in ((COMM, "all"), (MPI.COMM_SELF, f"one-{COMM.rank}")):
+        train(operator_config, folder / name, comm)
+    rows, expected = (
+        list(csv.DictReader((folder / name / "curve-1.csv").read_text().splitlines()))
+        for name in ("all", f"one-{COMM.rank}")
+    )
+    for row, other in zip(rows, expected, strict=True):
+        for key in ("train_loss", "validation_loss", "validation_levels"):
+            # Reached 2e-5.
+            assert float(row[key]) == pytest.approx(float(other[key]), rel=1e-3)
 
 
 @pytest.mark.parallel

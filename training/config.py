@@ -15,6 +15,7 @@ from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.network.config import NetworkConfig
 from hamgnn_solve.training.band_loss import BandLoss
 from hamgnn_solve.training.loss import HamiltonianLoss
+from hamgnn_solve.training.operator_states import StateLoss
 
 __all__ = ["OptimizerSettings", "TrainingConfig", "TrainingStep", "read_training_config"]
 
@@ -104,6 +105,8 @@ class TrainingStep:
         Loss on the blocks of H.
     bands : BandLoss, optional
         Loss on band energies that is added.
+    states : StateLoss
+        For a network that predicts operators of atoms: its loss, in place of the two.
     validate_every : int
         Updates between validations (and checkpoints).
     patience : int
@@ -120,6 +123,7 @@ class TrainingStep:
     optimizer: OptimizerSettings
     loss: HamiltonianLoss = field(default_factory=HamiltonianLoss)
     bands: BandLoss | None = None
+    states: StateLoss = field(default_factory=StateLoss)
     validate_every: int = 250
     patience: int = 0
 
@@ -150,6 +154,9 @@ class TrainingConfig:
         Predict between orbitals that are orthonormal on each atom.
     omitted : dict of str to tuple of str
         Shells of the data sets that the basis does without.
+    operator_widths : tuple of float, optional
+        The network predicts operators of atoms (`core.atom_operators`): widths in Bohr of the
+        Gaussians, none for projectors alone. Every step then has the loss `states`, no other.
     validation : tuple of str
         Names of labels that are never trained on and followed.
     test : tuple of str
@@ -173,6 +180,7 @@ class TrainingConfig:
     network: NetworkConfig | None = None
     orthonormal: bool = True
     omitted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    operator_widths: tuple[float, ...] | None = None
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     seed: int = 0
@@ -190,9 +198,24 @@ class TrainingConfig:
             )
         if (self.network is None) == bool(self.species):
             raise InputError("species belong to a new network (network), and are needed there.")
+        if self.operator_widths is not None:
+            self._check_operators(self.operator_widths)
+        elif self.network is not None and self.network.onsite_only:
+            raise InputError("onsite_only is for a network of operators; give operator_widths.")
         both = sorted(set(self.validation) & set(self.test))
         if both:
             raise InputError(f"{both[0]} is named for validation and for test; choose one.")
+
+    def _check_operators(self, widths: tuple[float, ...]) -> None:
+        if self.network is None or not self.network.onsite_only or self.orthonormal:
+            raise InputError(
+                "operator_widths belong to a new network with onsite_only: true, and "
+                "orthonormal: false."
+            )
+        if self.omitted or any(not isinstance(x, str) for x in self.species.values()):
+            raise InputError("operator_widths need species of gpaw-data with all their shells.")
+        if not all(width > 0 for width in widths):
+            raise InputError("operator_widths must be positive.")
 
 
 def read_training_config(path: Path) -> TrainingConfig:
@@ -268,6 +291,9 @@ def _step(item: Any) -> TrainingStep:
         entries["bands"] = BandLoss(
             **_entries(BandLoss, _table(content["bands"], "bands"), "bands")
         )
+    if "states" in content:
+        states = _table(content["states"], "states")
+        entries["states"] = StateLoss(**_entries(StateLoss, states, "states"))
     return TrainingStep(**entries)
 
 

@@ -73,11 +73,18 @@ def model_facts(model: Model) -> dict[str, str]:
         "radial": f"{config.num_radial} functions, {config.invariant_layers} hidden layers of "
         f"{config.invariant_neurons}",
         "harmonics": f"up to l = {config.lmax}",
-        "predicts": "H - H0" if config.add_h0 else "H",
+        "predicts": _predicted(model),
         "hermitian": "blocks are symmetrised" if config.symmetrize else "blocks are as predicted",
         "basis": "OpenMX 2019" if model.openmx_species else "gpaw-data, dzp",
         "elements": str(len(model.elements)),
     }
+
+
+def _predicted(model: Model) -> str:
+    if model.operator_widths is not None:
+        widths = ", ".join(f"{width:g}" for width in model.operator_widths)
+        return f"operators of atoms, Gaussians of {widths} Bohr" if widths else "operators of atoms"
+    return "H - H0" if model.network.config.add_h0 else "H"
 
 
 def entry_lines(entry: Any, depth: int) -> list[str]:

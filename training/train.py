@@ -13,7 +13,7 @@ import copy
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,6 +27,7 @@ from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.model import Model, save_model
 from hamgnn_solve.core.model_selection import find_model
 from hamgnn_solve.core.network.build import Network, build_network
+from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork
 from hamgnn_solve.core.network.radial import radial_functions
 from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.training.band_loss import random_kpoints
@@ -38,8 +39,16 @@ from hamgnn_solve.training.environments import (
     read_training_structures,
     record_environments,
 )
-from hamgnn_solve.training.loss import MEV_PER_HARTREE
+from hamgnn_solve.training.loss import MEV_PER_HARTREE, HamiltonianLoss
+from hamgnn_solve.training.operator_states import (
+    OperatorStructure,
+    StateLoss,
+    fit_operators,
+    read_operator_labels,
+)
 from hamgnn_solve.training.reference import fit_reference
+
+AnyStructure = TrainingStructure | OperatorStructure
 
 __all__ = ["initialise", "make_optimizer", "train"]
 
@@ -66,12 +75,19 @@ def make_optimizer(
     )
 
 
-def initialise(model: Model, structures: list[TrainingStructure]) -> None:
+def initialise(model: Model, structures: Sequence[AnyStructure], loss: StateLoss) -> None:
     """Give a new network starting values of the right size.
 
-    The reference blocks are fitted to the labels, brought to one zero of energy. Radial weights
+    The reference (of operators: one for each element) is fitted to the labels. Radial weights
     start so large that the closest pair makes itself felt without drowning all others, and output
     weights small, because the reference is already near.
+
+    Parameters
+    ----------
+    model : Model
+    structures : sequence of TrainingStructure or OperatorStructure
+    loss : StateLoss
+        Where the network predicts operators, the weights of the fit.
     """
     config = model.network.config
     shortest = min(one.pairs.distance.min() for one in structures if len(one.pairs.distance))
@@ -80,15 +96,23 @@ def initialise(model: Model, structures: list[TrainingStructure]) -> None:
     )
     scale = RADIAL_SIZE / float(radial.square().mean().sqrt())
     with torch.no_grad():
-        shifts = onsite_shifts(structures) if model.orthonormal else np.zeros(len(structures))
-        fit_reference(
-            model, [moved(one, float(c)) for one, c in zip(structures, shifts, strict=True)]
-        )
+        if model.operator_widths is None:
+            _fit_blocks(model, [one for one in structures if isinstance(one, TrainingStructure)])
+        else:
+            assert isinstance(model.network, HamiltonianNetwork)  # TrainingConfig checks it
+            chosen = [one for one in structures if isinstance(one, OperatorStructure)]
+            model.network.onsite_reference.copy_(fit_operators(model, chosen, loss))
         for key, parameter in model.network.named_parameters():
             if key.endswith("fc.layer0.weight"):
                 parameter.mul_(scale)
             if key.endswith("sitenet_linear.weight"):
                 parameter.mul_(OUTPUT_SCALE)
+
+
+def _fit_blocks(model: Model, structures: list[TrainingStructure]) -> None:
+    """Fit reference blocks to labels that are brought to one zero of energy."""
+    shifts = onsite_shifts(structures) if model.orthonormal else np.zeros(len(structures))
+    fit_reference(model, [moved(one, float(c)) for one, c in zip(structures, shifts, strict=True)])
 
 
 def train(
@@ -119,15 +143,28 @@ def train(
     with agreed(comm):
         device = _device(config, comm)
         model = _start_model(config)
+        _check_losses(config, model)
         seen, held_out = _read_structures(config, model)
         if config.start is None and not model.openmx_species:
-            initialise(model, seen)
+            initialise(model, seen, config.steps[0].states)
     model = _Run(config, model, seen, held_out, folder, comm, device, say).run()
     if comm.rank == 0:
         model = _with_environments(model, config, {one.name for one in seen}, say)
         save_model(model, folder / "model")
     comm.Barrier()
     return model
+
+
+def _check_losses(config: TrainingConfig, model: Model) -> None:
+    """Raise `InputError` when a step has a loss that the model's network does not."""
+    for step in config.steps:
+        if model.operator_widths is None:
+            if step.states != StateLoss():
+                raise InputError("states are for a network of operators of atoms; leave them out.")
+        elif step.bands is not None or step.loss != HamiltonianLoss():
+            raise InputError(
+                "A network of operators of atoms has the loss states; leave loss and bands out."
+            )
 
 
 def _with_environments(
@@ -144,10 +181,14 @@ def _with_environments(
 
 def _read_structures(
     config: TrainingConfig, model: Model
-) -> tuple[list[TrainingStructure], list[TrainingStructure]]:
+) -> tuple[list[AnyStructure], list[AnyStructure]]:
     """Return the structures to train on, and those held out for validation."""
-    with_states = any(step.loss.needs_states for step in config.steps)
-    data = read_labels(config.labels, model, config.test, with_states)
+    data: Mapping[str, AnyStructure]
+    if model.operator_widths is not None:
+        data = read_operator_labels(config.labels, model, config.test)
+    else:
+        with_states = any(step.loss.needs_states for step in config.steps)
+        data = read_labels(config.labels, model, config.test, with_states)
     missing = [name for name in config.validation if name not in data]
     if missing:
         raise InputError(f"No label file has {missing[0]}, which is named for validation.")
@@ -175,6 +216,7 @@ def _start_model(config: TrainingConfig) -> Model:
         build_network(config.network),
         orthonormal=config.orthonormal,
         omitted=config.omitted,
+        operator_widths=config.operator_widths,
     )
 
 
@@ -193,8 +235,8 @@ class _Run:
         self,
         config: TrainingConfig,
         model: Model,
-        seen: list[TrainingStructure],
-        held_out: list[TrainingStructure],
+        seen: list[AnyStructure],
+        held_out: list[AnyStructure],
         folder: Path,
         comm: MPI.Intracomm,
         device: torch.device,
@@ -309,7 +351,7 @@ class _Run:
             for key in everyone[0][1]
         }
 
-    def _drawn(self, drawn: int) -> tuple[TrainingStructure, np.random.Generator]:
+    def _drawn(self, drawn: int) -> tuple[AnyStructure, np.random.Generator]:
         """Return the structure number `drawn` of the run's order, which the seed decides alone."""
         epoch, within = divmod(drawn, len(self.seen))
         order = np.random.default_rng([self.config.seed, self.place, epoch]).permutation(
@@ -321,11 +363,17 @@ class _Run:
     def _losses(
         self,
         network: Network,
-        structure: TrainingStructure,
+        structure: AnyStructure,
         random: np.random.Generator,
     ) -> dict[str, torch.Tensor]:
         """Return the losses of a structure in meV."""
         step, structure = self.step, structure.to(self.device)
+        if isinstance(structure, OperatorStructure):
+            assert isinstance(network, HamiltonianNetwork)
+            operators = network.atom_blocks(structure.types, structure.pairs, structure.reverse)
+            return step.states(
+                operators, structure.states[int(random.integers(len(structure.states)))]
+            )
         states = []
         if structure.bands and step.loss.needs_states:
             chosen = random.integers(0, len(structure.bands), step.loss.state_kpoints)

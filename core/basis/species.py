@@ -167,6 +167,7 @@ class AnySpecies(Protocol):
     def projector_overlap(self) -> NDArray[np.float64]: ...  # noqa: D102
     @property
     def projector_cutoff(self) -> float: ...  # noqa: D102
+    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,8 @@ class NetworkConfig:
         added to; 0 for none.
     reference_cutoff : float or None
         Radius in Bohr of the off-site reference; None for `cutoff`.
+    onsite_only : bool
+        Version 1: the network predicts blocks of atoms and none of pairs; no reference.
     version : {1, 2}
         Published program that the network follows: 1 is `HamGNN_pre` and `HamGNN_pre2`, 2 is
         `HamGNNConvE3`.
@@ -90,6 +92,7 @@ class NetworkConfig:
     envelope: bool = False
     reference_radial: int = 0
     reference_cutoff: float | None = None
+    onsite_only: bool = False
     version: int = 1
     legacy_edge_update: bool = False
 
@@ -101,6 +104,12 @@ class NetworkConfig:
             raise ValueError(f"message_cutoff {self.message_cutoff} must lie in (0, {self.cutoff}]")
         if min(self.layers, self.num_radial, self.invariant_neurons, self.num_types) < 1:
             raise ValueError("layers, num_radial, invariant_neurons and num_types must be positive")
+        if self.onsite_only and (
+            self.version != 1 or self.add_h0 or self.envelope or self.reference_radial
+        ):
+            raise ValueError(
+                "onsite_only is for version 1 without add_h0, envelope and reference_radial"
+            )
         if self.cutoff_power < 1:
             raise ValueError("cutoff_power must be at least 1: messages have to end smoothly")
 

@@ -79,7 +79,8 @@ class _Representation(nn.Module):
             Interaction(config, irreps, self.message_product) for _ in range(config.layers)
         )
         self.conv_to_output_node = _Mixing(irreps, irreps)
-        self.conv_to_output_edge = PairFeatures(config, irreps)
+        if not config.onsite_only:
+            self.conv_to_output_edge = PairFeatures(config, irreps)
         if config.edge_tp_irreps is not None:
             self.conv_to_output_edge_tp = EdgeProduct(config, irreps)
 
@@ -97,8 +98,9 @@ class _OutputModule(nn.Module):
         flips = V1_SIGN_FLIPS if config.sign_flips else frozenset()
         self.onsitenet_residual = OutputResidual(irreps, config.nonlinearity)
         self.onsitenet_linear = BlockLinear(irreps, table, flips)
-        self.offsitenet_residual = OutputResidual(irreps, config.nonlinearity)
-        self.offsitenet_linear = BlockLinear(irreps, table, flips)
+        if not config.onsite_only:
+            self.offsitenet_residual = OutputResidual(irreps, config.nonlinearity)
+            self.offsitenet_linear = BlockLinear(irreps, table, flips)
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ class HamiltonianNetwork(nn.Module):
 
     def pair_bytes(self) -> float:
         """Estimate the memory in bytes for each pair (and its reverse) that is worked on."""
-        product = self.representation.conv_to_output_edge.product
+        product = self.representation.message_product
         components = dimension(self.irreps)
         if can_compile(self.onsite_reference, self.lmax):
             widest = max(mul for mul, _ in product.irreps_mid)
@@ -227,6 +229,12 @@ class HamiltonianNetwork(nn.Module):
         if self.config.symmetrize:
             offsite = 0.5 * (offsite + offsite.index_select(0, reverse).transpose(1, 2))
         return self.onsite_blocks(state), offsite
+
+    def atom_blocks(
+        self, types: torch.Tensor, pairs: PairGraph, reverse: torch.Tensor
+    ) -> torch.Tensor:
+        """Predict the on-site blocks of a structure alone, shape (N, norbitals, norbitals)."""
+        return self.onsite_blocks(self.node_state(types, pairs, reverse, len(types)))
 
     def node_state(
         self,
@@ -270,6 +278,8 @@ class HamiltonianNetwork(nn.Module):
             update = layer(features, types, table, sums)
             features = unflatten(exchange(update), self.irreps)
         features = self.representation.conv_to_output_node.linear(features)
+        if self.config.onsite_only:
+            return NodeState(types, pairs, owned, chunk_size, features, ())
         sources = self._pair_sources(features)
         compiled = None if kernel is None else self._compiled_pairs(types, pairs, sources)
         return NodeState(types, pairs, owned, chunk_size, features, sources, compiled)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hamgnn_solve.core.atom_operators import operator_hamiltonian
 from hamgnn_solve.core.domain import Domain
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.model import Model
@@ -86,6 +87,8 @@ def predict_all(
     """
     # Either version: each is given back the state that it made.
     network: Any = model.network
+    if model.operator_widths is not None:
+        return _predict_operators(model, domain, chunk_size, device)
     pairs = domain.pairs
     types_i = model.types_i(domain.structure)
     operator, onsite_q, offsite_q = _empty_operator(domain)
@@ -110,6 +113,33 @@ def predict_all(
             mirrored = backward[torch.from_numpy(inside).to(device)]
             _write(operator, model, types_i, offsite_q[reverse_p[chosen[inside]]], mirrored)
     return Prediction(operator, invariants_if)
+
+
+def _predict_operators(
+    model: Model, domain: Domain, chunk_size: int | None, device: torch.device
+) -> Prediction:
+    """Predict the operators of the local atoms, and the Hamiltonian that they make."""
+    network: Any = model.network
+    assert model.operator_widths is not None
+    reverse_p = domain.pairs.position_of(domain.pairs.reversed())
+    with torch.inference_mode():
+        if chunk_size is None:
+            chunk_size = fitting_chunk(model, domain, device=device)
+        state = _node_state(model, domain, reverse_p, chunk_size, device)
+        invariants_if = network.invariants(state).float().cpu().numpy()
+        # Ghosts have features as well, and their functions reach orbitals of the domain.
+        blocks = network.onsite_blocks(replace(state, owned=len(domain.local)))
+        values = blocks.cpu().double().numpy()
+    operators = {
+        int(i): values[number][np.ix_(slots, slots)]
+        for number, i in enumerate(domain.local)
+        for slots in [model.operator_slots[model.type_of[domain.structure.symbols[i]]]]
+    }
+    pairs = join_pairs(domain.structure, onsite_pairs(domain.owned), domain.pairs)
+    hamiltonian = operator_hamiltonian(
+        domain.structure, domain.basis, model.operator_widths, pairs, operators, domain.owned
+    )
+    return Prediction(hamiltonian, invariants_if)
 
 
 def predict_invariants(model: Model, domain: Domain) -> NDArray[np.float32]:
