@@ -18,7 +18,11 @@ from mpi4py import MPI
 from hamgnn_solve.cli.given import solve_given
 from hamgnn_solve.cli.options import SolveOptions
 from hamgnn_solve.core.basis.gpaw_data import built_in_basis, read_partial_waves, read_species
+from hamgnn_solve.core.basis.openmx_data import openmx_basis
 from hamgnn_solve.core.basis.species import Basis
+from hamgnn_solve.core.hamiltonian import reordered
+from hamgnn_solve.core.io.openmx_input import OPENMX_ORBITALS
+from hamgnn_solve.core.io.scfout import read_scfout, scfout_hamiltonian
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.real_space.augmentation import (
     add_augmentation,
@@ -254,3 +258,32 @@ def test_charges_and_density_of_openmx(name: str, tmp_path: Path) -> None:
     assert abs(hirshfeld.sum()) < 2e-3
     with h5py.File(tmp_path / "difference.h5") as file:
         assert np.abs(file["values"][:]).max() > 0.02
+
+
+@pytest.mark.parametrize("name", ["h2o", "mos2_k5"])
+def test_density_is_that_of_the_density_matrix_of_openmx(name: str) -> None:
+    file = shared_path(f"oracle/openmx/{name}/{name}.scfout.xz")
+    given, stored = scfout_hamiltonian(file), read_scfout(file)
+    system = given.system
+    assert system.mesh is not None
+    assert system.electrons is not None
+    kpoints_kc, weights_k = system.mesh.kpoints_kc, system.mesh.weights_k
+    filling = filling_of(given.hamiltonian, given.overlap, kpoints_kc, system.electrons)
+    ours = serial_density(given.hamiltonian, given.overlap, kpoints_kc, filling, weights_k).operator
+    order = [OPENMX_ORBITALS.from_program(shells) for shells in system.shells_i]
+    # The file holds one of two equal spins.
+    theirs = reordered(stored.density_matrices[0], order)
+    theirs.values[:] *= 2.0
+    assert np.abs(ours.values - theirs.values).max() < 2e-6
+    basis = openmx_basis(shared_path("dft_data19"), system.openmx_species.values())
+    structure = system.structure
+    grid = Grid.of_spacing(structure.cell_cc, 0.5)
+    densities = []
+    for matrix in (ours, theirs):
+        tiles = OrbitalGrid(structure, basis, grid, np.arange(structure.natoms)).density(matrix)
+        planes = np.zeros((1, *grid.shape))
+        tiles.add_to(planes, 0)
+        densities.append(planes[0])
+    assert densities[1].max() > 0.1
+    # OpenMX's last step of self-consistency: 1e-7 to 1e-6.
+    assert np.abs(densities[0] - densities[1]).max() < 2e-6

@@ -20,8 +20,8 @@ from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.core.pairs import PairList, find_pairs, onsite_pairs
 from hamgnn_solve.training.label_file import (
     Label,
+    distinct_labels,
     label_operators,
-    labels_of,
     restrict_label,
 )
 from hamgnn_solve.training.same_orbitals import check_same_orbitals, labelled_structure
@@ -293,15 +293,10 @@ def read_labels(
     InputError
         As `training_structure`; when a file cannot be read or two have a label of one name.
     """
-    found: dict[str, TrainingStructure] = {}
-    for path in paths:
-        for name, label in labels_of(path):
-            if name in left_out:
-                continue
-            if name in found:
-                raise InputError(f"{path} has a label {name}, which another file has too.")
-            found[name] = training_structure(name, label, model, with_states=with_states)
-    return found
+    return {
+        name: training_structure(name, label, model, with_states=with_states)
+        for name, label in distinct_labels(paths, left_out)
+    }
 
 
 def _zero(name: str, label: Label, hamiltonian: BlockOperator) -> BlockOperator:

@@ -22,6 +22,7 @@ from hamgnn_solve.core.structure import Structure
 __all__ = [
     "Label",
     "band_energies",
+    "distinct_labels",
     "label_operators",
     "label_structure_of",
     "label_structures",
@@ -258,6 +259,27 @@ def labels_of(path: Path, names: Sequence[str] | None = None) -> Iterator[tuple[
                 label = read_label(file[name])
             except KeyError as error:
                 raise InputError(f"{name} in {path} is no label; make it again.") from error
+            yield name, label
+
+
+def distinct_labels(
+    paths: Sequence[Path], left_out: Sequence[str] = ()
+) -> Iterator[tuple[str, Label]]:
+    """Read the labels of several files, but for those of `left_out`, with their names.
+
+    Raises
+    ------
+    InputError
+        As `labels_of`; when two files have a label of one name.
+    """
+    found: set[str] = set()
+    for path in paths:
+        for name, label in labels_of(path):
+            if name in left_out:
+                continue
+            if name in found:
+                raise InputError(f"{path} has a label {name}, which another file has too.")
+            found.add(name)
             yield name, label
 
 

@@ -27,7 +27,7 @@ from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.network.graph import PairGraph
 from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.core.pairs import find_pairs, join_pairs, onsite_pairs
-from hamgnn_solve.training.label_file import Label, label_operators, labels_of, restrict_label
+from hamgnn_solve.training.label_file import Label, distinct_labels, label_operators, restrict_label
 from hamgnn_solve.training.loss import MEV_PER_HARTREE
 from hamgnn_solve.training.same_orbitals import check_same_orbitals, labelled_structure
 
@@ -205,15 +205,10 @@ def read_operator_labels(
     InputError
         As `operator_structure`; when a file cannot be read or two have a label of one name.
     """
-    found: dict[str, OperatorStructure] = {}
-    for path in paths:
-        for name, label in labels_of(path):
-            if name in left_out:
-                continue
-            if name in found:
-                raise InputError(f"{path} has a label {name}, which another file has too.")
-            found[name] = operator_structure(name, label, model)
-    return found
+    return {
+        name: operator_structure(name, label, model)
+        for name, label in distinct_labels(paths, left_out)
+    }
 
 
 def operator_structure(name: str, label: Label, model: Model) -> OperatorStructure:
