@@ -91,7 +91,7 @@ def project_dependent_orbitals(
         count,
         0,
         options,
-    )
+    ).vectors_mn
     image = pencil.overlap_times(k_c, lowest)
     small = pencil.comm.allreduce(lowest.conj().T @ image)
     overlaps_n, turn = pencil.comm.bcast(np.linalg.eigh(0.5 * (small + small.conj().T)))

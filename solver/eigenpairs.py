@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,12 @@ ATTEMPTS = 10
 TOO_CLOSE = 2e-7
 # States beyond the wanted ones, among which an edge for counting finds a hole.
 SPARE = 4
+# A factorisation takes as long as solves for operations / entries of factors / this many vectors.
+SOLVES = 10.0
+# Blocks that every search is given.
+BLOCKS = 12
+# A shift beside unconverged states keeps this part of their spread as its distance.
+NEARNESS = 0.1
 # Hartree. What has a larger residual is not taken for a state.
 LARGEST_RESIDUAL = 1e-6
 
@@ -228,6 +235,8 @@ class _Search:
         self.dtype = np.float64 if self.real else np.complex128
         self.options = options or KrylovOptions()
         self.attempts = 0
+        # Energies and vectors of wanted states that a search left unconverged, and its shift.
+        self.rest: tuple[NDArray[np.float64], NDArray[Any], float] | None = None
         # The first shift and its count, from which bands are numbered until ends are counted.
         self.anchor: tuple[float, int] = (np.nan, 0)
         # Counts at the ends of everything need no factorisation.
@@ -250,8 +259,8 @@ class _Search:
     def bands(self, first: int, last: int) -> Eigenpairs:
         """Search until the bands first..last are found and certified."""
         missing = 0
-        anchor, count = self.anchor
         for _ in range(ATTEMPTS):
+            anchor, count = self.anchor
             split = int((self.energies_n < anchor).sum())
             below = max(count - first + 1, 0) - split
             above = max(last - count, 0) - (len(self.energies_n) - split)
@@ -272,23 +281,65 @@ class _Search:
         )
 
     def _search_on(self, below: int, above: int) -> None:
-        """Search more states on either side; shift to where those known end on a lone side."""
+        """Search more states on either side, one side alone from a shift that is near to it."""
         known = len(self.energies_n) > 0
-        if known and above == 0:
+        if self.rest is None and not known:
+            statistics = self.factorisation.statistics
+            patience = statistics["operations"] / statistics["entries"] / SOLVES
+            patience = max(patience, BLOCKS * self.options.block)
+            self.extend(below + SPARE, above + SPARE, patience)
+            return
+        side = -1 if below > 0 else 1
+        near = self._beside_the_rest(side)
+        if near is not None:
+            below, above = self._from_beside(near, side, below if side < 0 else above)
+        elif known and above == 0:
             self.shift_to(float(self.energies_n[0]) - MARGIN)
         elif known and below == 0:
             self.shift_to(float(self.energies_n[-1]) + MARGIN)
         self.extend(below + SPARE if below else 0, above + SPARE if above else 0)
 
-    def extend(self, below: int, above: int) -> None:
-        """Find unknown states on both sides of the shift and join them to those known."""
+    def _from_beside(self, energy: float, side: int, missing: int) -> tuple[int, int]:
+        """Shift to an energy on one side of the anchor; tell what is missing below and above."""
+        sigma, count = self.shift_to(energy)
+        anchor, anchored = self.anchor
+        between = int(((self.energies_n - sigma) * (self.energies_n - anchor) < 0.0).sum())
+        inside = max(abs(count - anchored) - between, 0)
+        beyond = max(missing - inside, 0)
+        return (beyond, inside) if side < 0 else (inside, beyond)
+
+    def _beside_the_rest(self, side: int) -> float | None:
+        """Return an energy from which states that did not converge are near; None without any.
+
+        Close to the first of them, so that they stand out from those beyond them, and at most
+        midway to the states on the other side of the shift they were searched from.
+        """
+        if self.rest is None:
+            return None
+        rest_n, _, sigma = self.rest
+        wanted_n = rest_n[side * (rest_n - sigma) > 0.0]
+        if len(wanted_n) == 0:
+            return None
+        others_n = np.concatenate([rest_n, self.energies_n])
+        others_n = others_n[side * (others_n - sigma) < 0.0]
+        first = side * (side * wanted_n).min()
+        distance = max(NEARNESS * float(np.ptp(wanted_n)), MARGIN)
+        if len(others_n):
+            distance = min(distance, 0.5 * float(np.abs(others_n - first).min()))
+        return float(first - side * distance)
+
+    def extend(self, below: int, above: int, patience: float = np.inf) -> None:
+        """Find unknown states on both sides of the shift and join them to those known.
+
+        What has not converged when patience, in vectors solved for, ends is kept as the rest.
+        """
         if below <= 0 and above <= 0:
             return
-        search = slepc_states if self.options.slepc else nearest_states
+        search = slepc_states if self.options.slepc else partial(nearest_states, patience=patience)
         found = search(
             lambda x: self.pencil.solve(self.factorisation, x, real=self.real),
             lambda x: self.pencil.overlap_times(self.k_c, x),
-            self._start(),
+            self._start(below, above),
             self.pencil.comm,
             max(below, 0),
             max(above, 0),
@@ -296,7 +347,10 @@ class _Search:
             self.vectors_mn if self.vectors_mn.shape[1] else None,
         )
         self.attempts += 1
-        self._join(found)
+        if len(found.rest_t):
+            self.rest = (self.sigma + found.rest_t, found.rest_mn, self.sigma)
+        if found.vectors_mn.shape[1]:
+            self._join(found.vectors_mn)
         self._leave_states()
 
     def _leave_states(self) -> None:
@@ -314,11 +368,18 @@ class _Search:
         if anchored:
             self.anchor = (sigma, count)
 
-    def _start(self) -> NDArray[Any]:
-        """Return random vectors to start from, others for each search."""
+    def _start(self, below: int, above: int) -> NDArray[Any]:
+        """Return vectors to start from: random ones, with what an ended search left of a side."""
         shape = (self.pencil.rows.nlocal, self.options.block)
         random = np.random.default_rng([self.attempts, self.pencil.rows.start])
         start = random.standard_normal(shape).astype(self.dtype)
+        if self.rest is not None and (below <= 0 or above <= 0):
+            rest_n, rest_mn, sigma = self.rest
+            chosen = (rest_n < sigma) if below > 0 else (rest_n > sigma)
+            mixed = np.random.default_rng(self.attempts).standard_normal(
+                (int(chosen.sum()), self.options.block)
+            )
+            start = 1e-3 * start + rest_mn[:, chosen] @ mixed
         return self.pencil.without_excluded(self.k_c, start)
 
     def _join(self, found_mn: NDArray[Any]) -> None:

@@ -13,12 +13,17 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
 
-__all__ = ["KrylovOptions", "Product", "nearest_states"]
+__all__ = ["KrylovOptions", "Nearest", "Product", "nearest_states"]
 
 # Of a new vector rounding alone is left when its squared S-norm falls below this part.
 NOTHING_NEW = 1e-24
+# Below this part of it the projection is repeated.
+CANCELLED = 1e-12
 # Directions of vectors of length one with smaller squared S-norm depend on the others.
 DEPENDENT = 1e-13
+# A block whose parts along the others are smaller needs no further pass.
+ORTHOGONAL = 1e-8
+PASSES = 4
 # Ritz values are looked at each time the space has grown by this part.
 GROWTH = 0.15
 
@@ -55,6 +60,25 @@ class KrylovOptions:
             raise ValueError(f"{self} cannot be iterated")
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """States nearest to a shift.
+
+    Parameters
+    ----------
+    vectors_mn : ndarray, shape (rows of this rank, states)
+        What has converged, S-orthonormal up to rounding, each state once.
+    rest_t : ndarray, shape (R,)
+        Ritz values t of wanted states that have not converged when the search was cut short.
+    rest_mn : ndarray, shape (rows of this rank, R)
+        Their Ritz vectors.
+    """
+
+    vectors_mn: NDArray[Any]
+    rest_t: NDArray[np.float64]
+    rest_mn: NDArray[Any]
+
+
 def nearest_states(
     solve: Product,
     overlap_times: Product,
@@ -64,7 +88,8 @@ def nearest_states(
     above: int,
     options: KrylovOptions,
     known_mn: NDArray[Any] | None = None,
-) -> NDArray[Any]:
+    patience: float = np.inf,
+) -> Nearest:
     """Find the states of A x = t S x whose t is nearest to zero, on either side of it.
 
     Thick-restart block Lanczos (Wu and Simon, SIAM J. Matrix Anal. Appl. 22, 602 (2000)), which for
@@ -86,11 +111,13 @@ def nearest_states(
     options : KrylovOptions
     known_mn : ndarray, shape (rows of this rank, K), optional
         S-orthonormal states that are not to be found again.
+    patience : float
+        Vectors solved for after which the search ends with what it has.
 
     Returns
     -------
-    ndarray, shape (rows of this rank, states)
-        At least the wanted states, each once, S-orthonormal up to rounding; where fewer exist, all.
+    Nearest
+        At least the wanted states, where fewer exist all; fewer and a rest where patience ended.
 
     Raises
     ------
@@ -106,9 +133,10 @@ def nearest_states(
     largest = min(max(largest, 4 * width, wanted + 2 * width), size)
     space.reserve(largest + 2 * width)
     space.append(start_mn)
-    looked_at = 0
+    looked_at = solved = 0
     for _ in range(options.restarts):
         while True:
+            solved += space.next_width
             space.expand(solve)
             exhausted = space.next_width == 0
             full = space.size + space.next_width > largest
@@ -117,7 +145,13 @@ def nearest_states(
             looked_at = space.size
             ritz = space.ritz()
             if exhausted or ritz.has_converged(below, above, options.tolerance):
-                return space.vectors(ritz, ritz.chosen(below, above, options.tolerance))
+                chosen = ritz.chosen(below, above, options.tolerance)
+                return Nearest(space.vectors(ritz, chosen), np.zeros(0), start_mn[:, :0])
+            if solved >= patience:
+                good, rest = ritz.divided(below, above, options.tolerance)
+                return Nearest(
+                    space.vectors(ritz, good), 1.0 / ritz.theta_n[rest], space.vectors(ritz, rest)
+                )
             if full:
                 break
         space.restart(ritz, ritz.kept(below, above, largest - 2 * width))
@@ -159,6 +193,14 @@ class _Ritz:
         wanted[self._outermost(below, False)] = True
         wanted[self._outermost(above, True)] = True
         return np.flatnonzero(wanted | good)
+
+    def divided(
+        self, below: int, above: int, tolerance: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return what has converged, and the wanted states that have not."""
+        good = self.residual_n <= tolerance * np.abs(self.theta_n)
+        wanted = np.concatenate([self._outermost(below, False), self._outermost(above, True)])
+        return np.flatnonzero(good), wanted[~good[wanted]]
 
     def kept(self, below: int, above: int, room: int) -> NDArray[np.int64]:
         """Return what a restart keeps: the wanted states and half as many beyond them."""
@@ -249,26 +291,29 @@ class _Space:
         -------
         (vectors, S vectors), coefficients along the space, coefficients along the new vectors
         """
-        coefficients = np.zeros((self.size, block.shape[1]), self.dtype)
-        for _ in range(2):
-            self._project(block, self.known)
-            coefficients += self._project(block, self._basis)
+        self._project(block, self.known)
+        coefficients = self._project(block, self._basis)
         image = np.asfortranarray(self.overlap_times(block))
         coupling = np.eye(block.shape[1], dtype=self.dtype)
         before_n = (np.abs(coefficients) ** 2).sum(axis=0)
-        for _ in range(2):
+        norm_n = self.comm.allreduce((block.conj() * image).real.sum(axis=0))
+        if (norm_n < CANCELLED * before_n).any():
+            # Rounding along the others would pass for something new.
+            self._project(block, self.known, image)
+            coefficients += self._project(block, self._basis, image)
+        left = np.inf
+        for _ in range(PASSES):
             gram = self.comm.allreduce(block.conj().T @ image)
             root, inverse = self._roots(gram, before_n)
             before_n = np.zeros(root.shape[0])
             block, image = block @ inverse, image @ inverse
             coupling = root @ coupling
-            if block.shape[1] == 0:
+            if left < ORTHOGONAL or block.shape[1] == 0:
                 break
-            # What rounding left along the space, now that the vectors have length one.
-            small = self.comm.allreduce(self._basis[1].conj().T @ block)
-            block -= self._basis[0] @ small
-            image -= self._basis[1] @ small
-            coefficients += small @ coupling
+            # What rounding left along the others, now that the vectors have length one.
+            rest = [self._project(block, basis, image) for basis in (self.known, self._basis)]
+            coefficients += rest[1] @ coupling
+            left = max(float(np.abs(x).max(initial=0.0)) for x in rest)
         return (block, image), coefficients, coupling
 
     @property
@@ -276,15 +321,20 @@ class _Space:
         return self.v[:, : self.size], self.sv[:, : self.size]
 
     def _project(
-        self, block: NDArray[Any], basis: tuple[NDArray[Any], NDArray[Any]]
+        self,
+        block: NDArray[Any],
+        basis: tuple[NDArray[Any], NDArray[Any]],
+        image: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Take the part along a basis off a block, in place; returns its coefficients."""
+        """Take the part along a basis off a block and its product with S, in place; return it."""
         vectors, images = basis
         if vectors.shape[1] == 0:
             return np.zeros((0, block.shape[1]), self.dtype)
-        part = self.comm.allreduce(images.conj().T @ block)
+        part = np.asarray(self.comm.allreduce(images.conj().T @ block))
         block -= vectors @ part
-        return np.asarray(part)
+        if image is not None:
+            image -= images @ part
+        return part
 
     def _roots(
         self, gram: NDArray[Any], before_n: NDArray[np.float64]

@@ -9,7 +9,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.solver.krylov import KrylovOptions, Product
+from hamgnn_solve.solver.krylov import KrylovOptions, Nearest, Product
 from hamgnn_solve.solver.petsc import PETSc, SLEPc
 
 __all__ = ["slepc_states"]
@@ -27,7 +27,7 @@ def slepc_states(
     above: int,
     options: KrylovOptions,
     known_mn: NDArray[Any] | None = None,
-) -> NDArray[Any]:
+) -> Nearest:
     """Find the states of A x = t S x whose t is nearest to zero with SLEPc's solvers.
 
     Krylov-Schur, or what `--petsc "-eps_type ..."` names, on single vectors: several times slower
@@ -46,7 +46,7 @@ def slepc_states(
         t_n, vectors = _nearest(solve, overlap_times, start_mn, comm, wanted, options, known, size)
         enough = (t_n < 0.0).sum() >= copies * below and (t_n > 0.0).sum() >= copies * above
         if enough or wanted == size:
-            return vectors
+            return Nearest(vectors, np.zeros(0), start_mn[:, :0])
         wanted += max(wanted // 2, copies)
 
 

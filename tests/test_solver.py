@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +30,7 @@ from hamgnn_solve.solver.eigenpairs import eigenpairs_near, eigenpairs_of_bands
 from hamgnn_solve.solver.fermi import FermiLevel, fermi_level, fill_bands, locate_band
 from hamgnn_solve.solver.fragments import LevelGuess, guess_levels
 from hamgnn_solve.solver.inertia import count_below
-from hamgnn_solve.solver.krylov import KrylovOptions
+from hamgnn_solve.solver.krylov import KrylovOptions, Nearest
 from hamgnn_solve.solver.pencil import is_real_point
 from hamgnn_solve.solver.petsc import check_build, set_options
 
@@ -163,11 +164,12 @@ def test_state_that_the_krylov_space_missed_is_found_again(
     complete = eigenpairs_module.nearest_states
     calls: list[int] = []
 
-    def forgetful(*arguments: Any) -> np.ndarray:
+    def forgetful(*arguments: Any, **options: Any) -> Nearest:
         calls.append(arguments[4])
-        vectors_mn = complete(*arguments)
+        found = complete(*arguments, **options)
+        vectors_mn = found.vectors_mn
         if len(calls) > 1:
-            return vectors_mn
+            return found
         # All but the state nearest to the shift.
         energies_n = np.array(
             [
@@ -175,12 +177,35 @@ def test_state_that_the_krylov_space_missed_is_found_again(
                 for x in vectors_mn.T
             ]
         )
-        return np.delete(vectors_mn, np.argmin(np.abs(energies_n)), axis=1)
+        nearest = np.argmin(np.abs(energies_n))
+        return replace(found, vectors_mn=np.delete(vectors_mn, nearest, axis=1))
 
     monkeypatch.setattr(eigenpairs_module, "nearest_states", forgetful)
     found = eigenpairs_near(pencil, k_c, 0.0, 4, 4)
     assert len(calls) == 2
     assert found.energies_n == pytest.approx(energies_n[found.band_index_n - 1], abs=1e-10)
+
+
+@pytest.mark.parametrize("k_c", [GAMMA, GENERAL])
+@pytest.mark.parametrize("wanted", [(9, 6), (12, 1), (1, 12)])
+def test_states_far_from_a_shift_are_found_from_nearer_ones(
+    k_c: tuple[float, float, float], wanted: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hamiltonian, overlap = random_pencil([3, 4, 5] * 20, seed=7)
+    energies_n, _ = dense_eigenpairs(hamiltonian, overlap, k_c)
+    # Just under a state, from where the states below are far.
+    split = 100
+    sigma = float(energies_n[split]) - 1e-5
+    monkeypatch.setattr(eigenpairs_module, "BLOCKS", 3)
+    monkeypatch.setattr(eigenpairs_module, "SOLVES", 1e9)
+    pencil = pencil_of(hamiltonian, overlap)
+    found = eigenpairs_near(pencil, k_c, sigma, *wanted, options=KrylovOptions(block=4))
+    # A shift beside each side that 12 vectors left unconverged, and the counts at both ends.
+    assert pencil.factorisations >= 4
+    expected_n = energies_n[split - wanted[0] : split + wanted[1]]
+    assert found.band_index_n.tolist() == list(range(split - wanted[0] + 1, split + wanted[1] + 1))
+    # Reached 2e-14.
+    assert np.abs(found.energies_n - expected_n).max() < 1e-11
 
 
 def test_bands_that_cannot_be_certified_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
