@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.pairs import PairList
 
-__all__ = ["BlockOperator", "dense_matrix", "lattice_phases", "phases"]
+__all__ = ["BlockOperator", "dense_matrix", "lattice_phases", "linear_combination", "phases"]
+
+# Numbers of blocks that are copied at a time.
+PART = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,12 @@ class BlockOperator:
         flat = blocks.reshape(len(chosen_p), -1)
         self.values[self.places(chosen_p, flat.shape[1])] = flat
 
+    def larger_than(self, bound: float) -> NDArray[np.bool_]:
+        """Tell which blocks hold an entry larger in magnitude than a bound, shape (P,)."""
+        if len(self.pairs) == 0:
+            return np.zeros(0, dtype=bool)
+        return np.asarray(np.maximum.reduceat(np.abs(self.values), self.offset_p[:-1]) > bound)
+
     def select(self, kept_p: NDArray[np.int64]) -> BlockOperator:
         """Return the operator of some of the pairs, an index array."""
         sizes = self.offset_p[kept_p + 1] - self.offset_p[kept_p]
@@ -105,6 +114,39 @@ class BlockOperator:
         ):
             raise ValueError("operators on different pairs cannot be added")
         return BlockOperator(mine, self.norb_i, self.values + other.values)
+
+
+def linear_combination(
+    factors: Sequence[float], operators: Sequence[BlockOperator]
+) -> BlockOperator:
+    """Return the sum of operators times factors, on the pairs that any of them has.
+
+    Parameters
+    ----------
+    factors : sequence of float
+    operators : sequence of BlockOperator
+        Of the same atoms; their pair lists may differ.
+    """
+    lists = [x.pairs for x in operators]
+    keys = [np.column_stack([x.first_p, x.second_p, x.shift_pc]) for x in lists]
+    _, first_p, place_p = np.unique(
+        np.concatenate(keys), axis=0, return_index=True, return_inverse=True
+    )
+    vectors_pc = np.concatenate([x.vector_pc for x in lists])[first_p]
+    key_p = np.concatenate(keys)[first_p]
+    pairs = PairList(key_p[:, 0], key_p[:, 1], key_p[:, 2:], vectors_pc)
+    total = BlockOperator.zeros(pairs, operators[0].norb_i)
+    ends = np.cumsum([len(x) for x in lists])
+    places = np.split(place_p.ravel(), ends[:-1])
+    for factor, operator, place in zip(factors, operators, places, strict=True):
+        for every_p, rows, columns in operator.groups():
+            size = rows * columns
+            for chosen_p in np.array_split(every_p, len(every_p) * size // PART + 1):
+                # No pair comes twice in one operator.
+                total.values[total.places(place[chosen_p], size)] += (
+                    factor * operator.values[operator.places(chosen_p, size)]
+                )
+    return total
 
 
 def phases(

@@ -279,7 +279,7 @@ class Pencil:
             return self._factorisations[real], self._factored[1]
         self._factored, self._constraint = None, None
         if real not in self._sums:
-            kept = {name: _larger(x, self.negligible) for name, x in self.operators.items()}
+            kept = {name: x.larger_than(self.negligible) for name, x in self.operators.items()}
             self._sums[real] = LatticeSum(
                 self.operators, kept, self.rows, self.comm, real=real, upper=True
             )
@@ -362,11 +362,3 @@ class Pencil:
 
 def _key(k_c: Sequence[float] | NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(np.asarray(k_c, dtype=np.float64).tolist())
-
-
-def _larger(operator: BlockOperator, bound: float) -> NDArray[np.bool_]:
-    """Tell which blocks hold an entry larger in magnitude than a bound, shape (P,)."""
-    if len(operator.pairs) == 0:
-        return np.zeros(0, dtype=bool)
-    largest_p = np.maximum.reduceat(np.abs(operator.values), operator.offset_p[:-1])
-    return np.asarray(largest_p > bound)

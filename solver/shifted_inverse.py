@@ -11,19 +11,23 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, linear_combination, phases
+from hamgnn_solve.parallel.block_product import BlockProduct
 from hamgnn_solve.solver.pencil import Pencil
 
 __all__ = ["ShiftedInverse"]
 
 # Hartree. Bonds lower the lowest band below the lowest level of a single atom by less than this.
 BONDING = 1.0
+# Blocks of H or S with no larger entry (Hartree, or of S) are left out of an approximate inverse.
+NEGLIGIBLE = 1e-5
 
 
 class ShiftedInverse:
     """Approximates (H(k) + c S(k))^-1 for a shift c that makes the sum positive definite.
 
-    Conjugate gradients preconditioned by the blocks of single atoms. A residual r of a trial state
+    Conjugate gradients preconditioned by the blocks of single atoms; H + c S is one operator,
+    without the tails that would double its products. A residual r of a trial state
     has components along states far above the window; r^+ (H + c S)^-1 r divides each by its energy
     as perturbation theory does, where ||r||^2 overrates those of the highest energy.
 
@@ -53,6 +57,14 @@ class ShiftedInverse:
         if not pencil.comm.allreduce(complete, op=MPI.LAND):
             raise InputError("An atom has no block of its own in H or S; the matrices are damaged.")
         self.shift = BONDING - pencil.comm.allreduce(lowest, op=MPI.MIN)
+        main = [
+            pencil.operators[name].select(
+                np.flatnonzero(pencil.operators[name].larger_than(NEGLIGIBLE))
+            )
+            for name in ("H", "S")
+        ]
+        self._operator = linear_combination((1.0, self.shift), main)
+        self._product = BlockProduct(self._operator, pencil.rows, pencil.comm)
         rows = pencil.rows
         by_size: dict[int, list[int]] = {}
         for i in h_i:
@@ -83,7 +95,7 @@ class ShiftedInverse:
         InputError
             When H(k) + c S(k) is not positive definite.
         """
-        pencil, comm = self.pencil, self.pencil.comm
+        comm, phase_p = self.pencil.comm, phases(self._operator, k_c)
 
         def product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
             return np.asarray(comm.allreduce(np.einsum("mn,mn->n", left.conj(), right).real))
@@ -94,8 +106,7 @@ class ShiftedInverse:
         direction = divided.copy()
         size_n = product(residual, divided)
         for _ in range(steps):
-            image = pencil.hamiltonian_times(k_c, direction)
-            image += self.shift * pencil.overlap_times(k_c, direction)
+            image = self._product.complex(phase_p, direction)
             curvature_n = product(direction, image)
             if (curvature_n < 0.0).any():
                 raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix, linear_combination
 from hamgnn_solve.core.pairs import find_pairs, onsite_pairs
 from hamgnn_solve.core.structure import Structure
 
@@ -86,3 +86,22 @@ def test_blocks_are_written_where_they_are_read(skewed: Structure) -> None:
 def test_wrong_number_of_values_is_refused(skewed: Structure) -> None:
     with pytest.raises(ValueError, match="blocks of"):
         BlockOperator(find_pairs(skewed, REACH), np.array([1, 4, 1, 4, 4]), np.zeros(3))
+
+
+def test_operators_on_different_pairs_are_added(skewed: Structure) -> None:
+    generator = np.random.default_rng(3)
+    norb_i = np.array([3, 1, 2, 1, 4])
+    operators = []
+    for reach, step in ((0.6, 1), (1.0, 3)):
+        pairs = find_pairs(skewed, reach * REACH)
+        pairs = pairs.select(np.arange(0, len(pairs), step))
+        zeros = BlockOperator.zeros(pairs, norb_i)
+        values = generator.standard_normal(zeros.values.shape)
+        operators.append(BlockOperator(pairs, norb_i, values))
+    total = linear_combination((1.0, -2.5), operators)
+    assert len(total.pairs) > max(len(x.pairs) for x in operators)
+    keys = np.column_stack([total.pairs.first_p, total.pairs.second_p, total.pairs.shift_pc])
+    assert keys.tolist() == sorted(keys.tolist())
+    for k_c in ((0.0, 0.0, 0.0), (0.1, -0.3, 0.45)):
+        first, second = (dense_matrix(x, k_c) for x in operators)
+        assert np.abs(dense_matrix(total, k_c) - (first - 2.5 * second)).max() < 1e-13
