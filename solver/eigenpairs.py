@@ -292,21 +292,26 @@ class _Search:
         side = -1 if below > 0 else 1
         near = self._beside_the_rest(side)
         if near is not None:
-            below, above = self._from_beside(near, side, below if side < 0 else above)
-        elif known and above == 0:
+            self._search_beside(near, side, below if side < 0 else above)
+            return
+        if known and above == 0:
             self.shift_to(float(self.energies_n[0]) - MARGIN)
         elif known and below == 0:
             self.shift_to(float(self.energies_n[-1]) + MARGIN)
         self.extend(below + SPARE if below else 0, above + SPARE if above else 0)
 
-    def _from_beside(self, energy: float, side: int, missing: int) -> tuple[int, int]:
-        """Shift to an energy on one side of the anchor; tell what is missing below and above."""
+    def _search_beside(self, energy: float, side: int, missing: int) -> None:
+        """Search what is missing on one side of the anchor from an energy near to it.
+
+        Its count tells how many of these states lie between it and the anchor; no more are asked
+        for there, since beyond the anchor the next ones are far.
+        """
         sigma, count = self.shift_to(energy)
         anchor, anchored = self.anchor
         between = int(((self.energies_n - sigma) * (self.energies_n - anchor) < 0.0).sum())
         inside = max(abs(count - anchored) - between, 0)
-        beyond = max(missing - inside, 0)
-        return (beyond, inside) if side < 0 else (inside, beyond)
+        beyond = max(missing - inside, 0) + SPARE
+        self.extend(*((beyond, inside) if side < 0 else (inside, beyond)))
 
     def _beside_the_rest(self, side: int) -> float | None:
         """Return an energy from which states that did not converge are near; None without any.

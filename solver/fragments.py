@@ -18,7 +18,7 @@ CLUSTER = 500
 CLUSTERS_OF_RANK = 12
 CLUSTERS = 48
 # Part of the electrons that clusters may miss, and where a gap is looked for (Hartree).
-CHARGE_ERROR = 0.025
+CHARGE_ERROR = 0.1
 WINDOW, RESOLUTION = 0.01, 1e-3
 # Part of the states that are still next to none.
 FEW = 1e-5
@@ -49,7 +49,7 @@ class LevelGuess:
     def gap(self, states: float) -> float:
         """Return the energy in Hartree with the fewest states around it near a count of states.
 
-        Charges of the clusters are right to a few hundredths only, but a gap shows as a minimum.
+        Charges of the clusters are right to a tenth only, but a gap shows as a minimum.
         """
         slack = CHARGE_ERROR * states + 2.0
         near = (self.count_n >= states - slack) & (self.count_n <= states + slack)

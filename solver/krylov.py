@@ -24,6 +24,8 @@ DEPENDENT = 1e-13
 # A block whose parts along the others are smaller needs no further pass.
 ORTHOGONAL = 1e-8
 PASSES = 4
+# A search whose wanted states all have smaller relative residuals is allowed twice the patience.
+PROMISING = 1e-2
 # Ritz values are looked at each time the space has grown by this part.
 GROWTH = 0.15
 
@@ -112,7 +114,8 @@ def nearest_states(
     known_mn : ndarray, shape (rows of this rank, K), optional
         S-orthonormal states that are not to be found again.
     patience : float
-        Vectors solved for after which the search ends with what it has.
+        Vectors solved for after which the search ends with what it has; twice as many where all
+        states begin to converge.
 
     Returns
     -------
@@ -147,7 +150,8 @@ def nearest_states(
             if exhausted or ritz.has_converged(below, above, options.tolerance):
                 chosen = ritz.chosen(below, above, options.tolerance)
                 return Nearest(space.vectors(ritz, chosen), np.zeros(0), start_mn[:, :0])
-            if solved >= patience:
+            near_its_end = ritz.has_converged(below, above, PROMISING) and solved < 2.0 * patience
+            if solved >= patience and not near_its_end:
                 good, rest = ritz.divided(below, above, options.tolerance)
                 return Nearest(
                     space.vectors(ritz, good), 1.0 / ritz.theta_n[rest], space.vectors(ritz, rest)

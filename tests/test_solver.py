@@ -208,6 +208,30 @@ def test_states_far_from_a_shift_are_found_from_nearer_ones(
     assert np.abs(found.energies_n - expected_n).max() < 1e-11
 
 
+def test_shift_that_falls_among_the_missing_states_finds_those_on_either_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hamiltonian, overlap = random_pencil([3, 4, 5] * 20, seed=7)
+    energies_n, _ = dense_eigenpairs(hamiltonian, overlap, GAMMA)
+    split = 100
+    monkeypatch.setattr(eigenpairs_module, "BLOCKS", 3)
+    monkeypatch.setattr(eigenpairs_module, "SOLVES", 1e9)
+    asked: list[int] = []
+
+    def among(_search: Any, side: int) -> float:
+        asked.append(side)
+        place = split + 3 * side
+        return 0.5 * float(energies_n[place] + energies_n[place - 1])
+
+    monkeypatch.setattr(eigenpairs_module._Search, "_beside_the_rest", among)
+    sigma = 0.5 * float(energies_n[split - 1] + energies_n[split])
+    options = KrylovOptions(block=4)
+    found = eigenpairs_near(pencil_of(hamiltonian, overlap), GAMMA, sigma, 9, 6, options=options)
+    assert asked == [-1, 1]
+    # Reached 6e-15.
+    assert np.abs(found.energies_n - energies_n[split - 9 : split + 6]).max() < 1e-11
+
+
 def test_bands_that_cannot_be_certified_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     hamiltonian, overlap = random_pencil([3, 4, 5] * 4, seed=6)
     honest = eigenpairs_module.factorise_near
