@@ -26,7 +26,7 @@ from hamgnn_solve.core.basis.species import Basis
 from hamgnn_solve.core.domain import Domain
 from hamgnn_solve.core.environments import unfamiliar_atoms, unfamiliar_text
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.core.hamiltonian import CrystalHamiltonian, OrbitalSystem, moved_levels
+from hamgnn_solve.core.hamiltonian import CrystalHamiltonian, OrbitalSystem
 from hamgnn_solve.core.integrals.hamiltonian_zero import hamiltonian_zero
 from hamgnn_solve.core.integrals.overlap import overlap
 from hamgnn_solve.core.io.results import (
@@ -44,6 +44,7 @@ from hamgnn_solve.core.network.predict import fitting_chunk, predict_all
 from hamgnn_solve.core.observables.band_path import BandPath, band_path, listed_kpoints
 from hamgnn_solve.core.observables.figures import Content, draw_figure
 from hamgnn_solve.core.observables.plot_style import FigureStyle, figure_title
+from hamgnn_solve.core.operator import linear_combination
 from hamgnn_solve.core.spectrum import Spectrum
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.parallel.domain import distributed_domain
@@ -146,7 +147,8 @@ def solve(options: SolveOptions, comm: MPI.Intracomm) -> dict[str, Any]:
         )
     if options.write_matrices:
         with stages.stage("matrices"):
-            moved = moved_levels(structure, h_operator, s_operator, model.energy_shift)
+            # H + energy_shift S, whose levels are those of H moved.
+            moved = linear_combination((1.0, model.energy_shift), (h_operator, s_operator))
             matrices = CrystalHamiltonian(system, moved, s_operator, zero=h0_operator)
             write_in_turn(options.run_folder / "matrices.h5", matrices, comm)
     weights = [x.detach().numpy() for x in model.network.state_dict().values()]

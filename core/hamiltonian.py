@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hamgnn_solve.core.basis.openmx_table import OpenMXSpecies
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.operator import BlockOperator
-from hamgnn_solve.core.pairs import PairList, join_pairs
+from hamgnn_solve.core.pairs import PairList
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.core.units import ANGSTROM_PER_BOHR
 
@@ -26,7 +26,6 @@ __all__ = [
     "doubled",
     "gamma_centred_mesh",
     "half_reach",
-    "moved_levels",
     "on_pairs",
     "owned_rows",
     "reordered",
@@ -266,15 +265,6 @@ def on_pairs(operator: BlockOperator, pairs: PairList) -> BlockOperator:
         stored = chosen[place_q[chosen] >= 0]
         result.set_blocks(stored, operator.blocks(place_q[stored], rows, columns))
     return result
-
-
-def moved_levels(
-    structure: Structure, hamiltonian: BlockOperator, overlap: BlockOperator, energy: float
-) -> BlockOperator:
-    """Return H + energy * S (Hartree), whose levels are those of H moved by `energy`."""
-    pairs = join_pairs(structure, hamiltonian.pairs, overlap.pairs)
-    parts = [on_pairs(operator, pairs).values for operator in (hamiltonian, overlap)]
-    return BlockOperator(pairs, hamiltonian.norb_i, parts[0] + energy * parts[1])
 
 
 def half_reach(operator: BlockOperator) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from hamgnn_solve.core.pairs import PairList
 
 __all__ = ["BlockOperator", "dense_matrix", "lattice_phases", "linear_combination", "phases"]
 
-# Numbers of blocks that are copied at a time.
+# Numbers of blocks that are added at a time.
 PART = 4_000_000
 
 
