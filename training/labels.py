@@ -40,9 +40,9 @@ __all__ = ["LabelSettings", "label_all", "label_structure", "read_settings"]
 
 LARGEST_EIGENVALUE_ERROR_EV = 1e-5
 LONGEST_WAIT = 600.0
-# Reached: 8e-6 with zinc, 5e-7 without. For Zn and O 3.43 Bohr apart GPAW's tables of <p|phi> miss a
-# direct quadrature of its own functions by 5e-6, however fine its grid. (Ours of S move by 4e-7 when
-# momenta reach 40 instead of 20 per Bohr.)
+# Reached: 8e-6 with zinc, 5e-7 without. For Zn and O 3.43 Bohr apart GPAW's tables of <p|phi>
+# miss a direct quadrature of its own functions by 5e-6, however fine its grid. (Ours of S move by
+# 4e-7 when momenta reach 40 instead of 20 per Bohr.)
 LARGEST_OVERLAP_ERROR = 1e-5
 
 
