@@ -1,11 +1,10 @@
 """Factors of H - sigma S and products with vectors, CPU seconds and memory on one core.
 
-python bench/factors.py FILE.h5 --sigma E [--k K K K] [--negligible X] [--out-of-core]
+python bench/factors.py FILE.h5 --sigma E [--k K K K] [--double] [--out-of-core]
                         [--compression EPS] [--products]
 
-FILE.h5 is what `hamgnn-solve --write-matrices` leaves. HAMGNN_SOLVE_SCOTCH=no takes MUMPS without
-nested dissection. With --products the products of H and S from their blocks are timed beside those
-of PETSc's AIJ matrices.
+FILE.h5 is what `hamgnn-solve --write-matrices` leaves. With --products the products
+of H and S from their blocks are timed beside those of PETSc's AIJ matrices.
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ import numpy as np
 from measured import measured
 
 from hamgnn_solve.core.io.operator_file import read_operator_file
-from hamgnn_solve.solver.factorisation import FactorOptions
-from hamgnn_solve.solver.pencil import NEGLIGIBLE, is_real_point
+from hamgnn_solve.solver.factorisation import DOUBLE, SINGLE, FactorOptions
+from hamgnn_solve.solver.pencil import is_real_point
 from hamgnn_solve.solver.petsc import PETSc
 from solver import pencil_of
 
-ORDERINGS = {2: "minimum degree (AMF)", 3: "Scotch", 4: "PORD", 5: "METIS", 6: "QAMD"}
 VECTORS = (1, 16, 64)
 
 
@@ -33,18 +31,21 @@ def main() -> None:
     parser.add_argument("file")
     parser.add_argument("--sigma", type=float, required=True, help="energy in Hartree")
     parser.add_argument("--k", type=float, nargs=3, default=[0.0, 0.0, 0.0])
-    parser.add_argument("--negligible", type=float, default=NEGLIGIBLE)
+    parser.add_argument("--double", action="store_true", help="factors in double precision")
     parser.add_argument("--out-of-core", action="store_true")
     parser.add_argument("--compression", type=float, default=0.0)
     parser.add_argument("--products", action="store_true")
     options = parser.parse_args()
     factor_options = FactorOptions(
-        out_of_core=options.out_of_core, compression=options.compression, announce=print
+        out_of_core=options.out_of_core,
+        compression=options.compression,
+        precisions=(DOUBLE,) if options.double else (SINGLE, DOUBLE),
+        announce=print,
     )
     with measured("reading"):
         given = read_operator_file(options.file)
     with measured("pencil"):
-        pencil = pencil_of(given, factor_options, options.negligible)
+        pencil = pencil_of(given, factor_options)
     random = np.random.default_rng(0)
     real = is_real_point(options.k)
     if options.products:
@@ -64,8 +65,8 @@ def main() -> None:
         print(f"{count} states below", flush=True)
     told = factorisation.statistics
     print(
-        f"{ORDERINGS.get(int(told['ordering']), told['ordering'])}: {told['entries'] / 1e6:.1f} M "
-        f"entries, {told['operations'] / 1e9:.0f} GFLOP, {told['largest_mb']:.0f} MB of factors"
+        f"{told['entries'] / 1e6:.1f} M entries, "
+        f"{told['operations'] / 1e9:.0f} GFLOP, {told['largest_mb']:.0f} MB of factors"
     )
     for columns in VECTORS:
         right = random.standard_normal((pencil.norbitals, columns))

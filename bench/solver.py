@@ -39,7 +39,7 @@ from hamgnn_solve.solver.eigenpairs import (
 from hamgnn_solve.solver.factorisation import FactorOptions
 from hamgnn_solve.solver.groups import pencil_groups
 from hamgnn_solve.solver.krylov import KrylovOptions
-from hamgnn_solve.solver.pencil import NEGLIGIBLE, Pencil, is_real_point
+from hamgnn_solve.solver.pencil import Pencil, is_real_point
 from hamgnn_solve.solver.slices import sliced_bands
 
 GAMMA = (0.0, 0.0, 0.0)
@@ -61,7 +61,6 @@ class Task:
 def pencil_of(
     given: CrystalHamiltonian,
     factor_options: FactorOptions | None = None,
-    negligible: float = NEGLIGIBLE,
 ) -> Pencil:
     """Return the pencil on one process."""
     rows = OrbitalRows(np.zeros(given.system.structure.natoms, np.int64), given.system.norb_i)
@@ -71,7 +70,6 @@ def pencil_of(
         rows,
         MPI.COMM_SELF,
         factor_options=factor_options,
-        negligible=negligible,
     )
 
 

@@ -279,9 +279,6 @@ def main(arguments: list[str] | None = None) -> int:
     # One thread a rank unless asked otherwise, before the numerical libraries load.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    if parsed.compression > 0.0:
-        # Debian's MUMPS with Scotch fails when it compresses; the one without does not.
-        os.environ["HAMGNN_SOLVE_SCOTCH"] = "no"
     # Imported here so that --help answers at once.
     from mpi4py import MPI
 

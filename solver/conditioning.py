@@ -84,7 +84,7 @@ def project_dependent_orbitals(
     random = np.random.default_rng([2, pencil.rows.start])
     start: NDArray[Any] = random.standard_normal((pencil.rows.nlocal, options.block))
     lowest = nearest_states(
-        lambda x: pencil.solve(factorisation, x, real=real),
+        lambda x, accuracy: pencil.solve(factorisation, x, real=real, accuracy=accuracy),
         lambda x: x,
         start if real else start.astype(np.complex128),
         pencil.comm,

@@ -12,6 +12,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.solver.factorisation import DOUBLE
 from hamgnn_solve.solver.inertia import factorise_near
 from hamgnn_solve.solver.krylov import KrylovOptions, nearest_states
 from hamgnn_solve.solver.pencil import Pencil
@@ -34,6 +35,8 @@ ATTEMPTS = 10
 TOO_CLOSE = 2e-7
 # States beyond the wanted ones, among which an edge for counting finds a hole.
 SPARE = 4
+# An edge for counting lies in one of so many holes beyond the wanted states.
+HOLES = 16
 # A factorisation takes as long as solves for operations / entries of factors / this many vectors.
 SOLVES = 10.0
 # Blocks that every search is given.
@@ -248,9 +251,11 @@ class _Search:
             self.energies_n, self.residuals_n = known.energies_n, known.residuals_n
             self.vectors_mn = known.vectors_mn
 
-    def shift_to(self, sigma: float) -> tuple[float, int]:
+    def shift_to(self, sigma: float, *, counting: bool = False) -> tuple[float, int]:
         """Factorise at an energy; returns where that was possible, and the count there."""
-        self.factorisation, self.sigma, count = factorise_near(self.pencil, self.k_c, sigma)
+        self.factorisation, self.sigma, count = factorise_near(
+            self.pencil, self.k_c, sigma, counting=counting
+        )
         self.counts[self.sigma] = count
         if np.isnan(self.anchor[0]):
             self.anchor = (self.sigma, count)
@@ -340,9 +345,17 @@ class _Search:
         """
         if below <= 0 and above <= 0:
             return
-        search = slepc_states if self.options.slepc else partial(nearest_states, patience=patience)
+        search = (
+            slepc_states
+            if self.options.slepc
+            else partial(
+                nearest_states, patience=patience, relaxed=self.factorisation.precision != DOUBLE
+            )
+        )
         found = search(
-            lambda x: self.pencil.solve(self.factorisation, x, real=self.real),
+            lambda x, accuracy: self.pencil.solve(
+                self.factorisation, x, real=self.real, accuracy=accuracy
+            ),
             lambda x: self.pencil.overlap_times(self.k_c, x),
             self._start(below, above),
             self.pencil.comm,
@@ -432,12 +445,12 @@ class _Search:
         if counted:
             return min(counted, key=lambda s: abs(s - energy))
         beyond = self.energies_n[position::-1] if side < 0 else self.energies_n[position:]
-        beyond = beyond[: SPARE + 1]
+        beyond = beyond[: HOLES + 1]
         edge = energy + side * MARGIN
         if len(beyond) > 1:
             hole = int(np.argmax(np.abs(np.diff(beyond))))
             edge = 0.5 * float(beyond[hole] + beyond[hole + 1])
-        return self.shift_to(edge)[0]
+        return self.shift_to(edge, counting=True)[0]
 
     def around(self, below: int, above: int) -> Eigenpairs:
         """Return the nearest known states on both sides of the shift, numbered by its count."""

@@ -7,12 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from mpi4py import MPI
 from numpy.typing import NDArray
 
+from hamgnn_solve._mumps import DoubleMumps, SingleMumps
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.solver.petsc import PETSc
+from hamgnn_solve.solver.petsc import numbered_options
 
-__all__ = ["FactorOptions", "Factorisation", "SingularMatrixError"]
+__all__ = [
+    "COARSE",
+    "DOUBLE",
+    "SINGLE",
+    "FactorOptions",
+    "Factorisation",
+    "Precision",
+    "SingularMatrixError",
+    "SymmetricPattern",
+]
 
 # INFOG(1) of MUMPS (user's guide, section 8): its estimate of the workspace was too small.
 WORKSPACE_TOO_SMALL = (-8, -9, -11, -12, -14, -15, -17, -20)
@@ -21,11 +32,36 @@ ABOVE_BOUND = -19
 OUT_OF_MEMORY = (-5, -6, -7, -13)
 SINGULAR = -10
 LARGEST_WORKSPACE = 800
-# ICNTL(7) of MUMPS: nested dissection by Scotch; without Scotch it takes minimum degree.
-SCOTCH = 3
 # Right-hand sides that are solved at a time.
 COLUMNS = 64
 MEGABYTE = 1e6
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How precisely a matrix is factorised.
+
+    Parameters
+    ----------
+    number : type
+        numpy.float32 or numpy.float64.
+    negligible : float
+        Blocks of which no entry is larger, in Hartree or of S, are left out.
+    pivoting : float
+        CNTL(1) of MUMPS: a pivot may be smaller than the entries it eliminates by this factor. In
+        single precision a larger one makes solutions 30 times more accurate for 5 % more
+        operations.
+    """
+
+    number: type[np.float32] | type[np.float64]
+    negligible: float
+    pivoting: float
+
+
+# For counts alone, for searches, and where neither suffices.
+COARSE = Precision(np.float32, 1e-5, 0.1)
+SINGLE = Precision(np.float32, 1e-6, 0.3)
+DOUBLE = Precision(np.float64, 1e-8, 0.01)
 
 
 @dataclass(frozen=True)
@@ -40,6 +76,8 @@ class FactorOptions:
         Keep the factors on disk from the start.
     compression : float
         Dropping parameter of block low-rank factors; 0 for exact ones.
+    precisions : tuple of Precision
+        Those tried, in this order; the last is taken as it is.
     announce : callable
         Told in one sentence when memory asks for another way than the usual one.
     """
@@ -47,6 +85,7 @@ class FactorOptions:
     memory: float | None = None
     out_of_core: bool = False
     compression: float = 0.0
+    precisions: tuple[Precision, ...] = (COARSE, SINGLE, DOUBLE)
     announce: Callable[[str], None] = lambda _text: None
 
     def __post_init__(self) -> None:
@@ -56,29 +95,83 @@ class FactorOptions:
             raise ValueError(f"compression {self.compression} is not in 0..1")
 
 
-class Factorisation:
-    """LDL^T of one PETSc matrix by MUMPS; the analysis is done once and kept.
+@dataclass(frozen=True)
+class SymmetricPattern:
+    """Entries of a symmetric matrix on and above its diagonal, distributed over ranks.
 
     Parameters
     ----------
-    matrix : PETSc.Mat
-        Symmetric matrix, SBAIJ or AIJ. Refill its values and call `factor` again.
-    options : FactorOptions
+    row_n, column_n : ndarray of int32, shape (entries of this rank,)
+        Counted from 1.
+    order_m : ndarray of int32, shape (rows,)
+        Place of each row in the order of elimination, counted from 1; the same on every rank.
+    start_r : ndarray of int64, shape (ranks + 1,)
+        First row of each rank, and the number of rows.
     """
 
-    def __init__(self, matrix: PETSc.Mat, options: FactorOptions | None = None) -> None:
-        self.matrix = matrix
-        self.options = options or FactorOptions()
-        self.workspace = 30
-        self.out_of_core = self.options.out_of_core
-        self.factorisations = 0
-        self.ksp = self._prepared()
+    row_n: NDArray[np.int32]
+    column_n: NDArray[np.int32]
+    order_m: NDArray[np.int32]
+    start_r: NDArray[np.int64]
 
-    def factor(self) -> int:
-        """Factorise the matrix as it stands; return its number of negative eigenvalues.
+    def __post_init__(self) -> None:
+        if self.row_n.shape != self.column_n.shape or len(self.order_m) != self.start_r[-1]:
+            raise ValueError(
+                f"{len(self.row_n)} rows for {len(self.column_n)} columns, and an order of "
+                f"{len(self.order_m)} rows for {self.start_r[-1]}"
+            )
+
+
+class Factorisation:
+    """LDL^T of a symmetric matrix by MUMPS; the analysis is done once and kept.
+
+    Parameters
+    ----------
+    pattern : SymmetricPattern
+    comm : mpi4py.MPI.Comm
+        The processes that share the matrix. Collective.
+    options : FactorOptions
+    precision : Precision
+    """
+
+    def __init__(
+        self,
+        pattern: SymmetricPattern,
+        comm: MPI.Comm,
+        options: FactorOptions,
+        precision: Precision = DOUBLE,
+    ) -> None:
+        self.comm, self.options, self.precision = comm, options, precision
+        self._number = precision.number
+        self.start_r = pattern.start_r
+        self.workspace = 30
+        self.mumps = (SingleMumps if precision.number is np.float32 else DoubleMumps)(comm.py2f())
+        # With several ranks the ScaLAPACK root front hides its pivots' signs and the inertia
+        # comes out wrong; ICNTL(13) = 1 keeps that front on one process.
+        self.mumps.set_icntl(13, 1)
+        self.mumps.set_cntl(1, precision.pivoting)
+        if options.memory is not None:
+            self.mumps.set_icntl(23, max(int(options.memory / MEGABYTE), 1))
+        self.mumps.set_icntl(22, int(options.out_of_core))
+        if options.compression > 0.0:
+            self.mumps.set_icntl(35, 2)
+            self.mumps.set_cntl(7, options.compression)
+        for number, value in numbered_options("mat_mumps_icntl_", 60, int):
+            self.mumps.set_icntl(number, value)
+        for number, real_value in numbered_options("mat_mumps_cntl_", 15, float):
+            self.mumps.set_cntl(number, real_value)
+        self.mumps.analyse(int(self.start_r[-1]), pattern.row_n, pattern.column_n, pattern.order_m)
+        self._check()
+
+    def factor(self, values_n: NDArray[np.float64]) -> int:
+        """Factorise the matrix of some entries; return its number of negative eigenvalues.
 
         Sylvester's law of inertia: the negative pivots of LDL^T, INFOG(12) of MUMPS. Factors that
         exceed the memory are kept on disk, which is announced. Collective.
+
+        Parameters
+        ----------
+        values_n : ndarray, shape (entries of this rank,)
 
         Raises
         ------
@@ -87,31 +180,23 @@ class Factorisation:
         InputError
             When memory runs out.
         """
+        mumps, numbers_n = self.mumps, values_n.astype(self._number)
         while True:
-            self.ksp.setOperators(self.matrix)
-            self.ksp.setUp()
-            factors = self._factors
-            status, detail = factors.getMumpsInfog(1), factors.getMumpsInfog(2)
-            if status >= 0:
-                self.factorisations += 1
-                return int(factors.getMumpsInfog(12))
-            needed, on_disk = factors.getMumpsInfog(16), factors.getMumpsInfog(26)
-            # PETSc never uses factors again that failed once: start with new ones.
-            self.ksp.destroy()
+            mumps.set_icntl(14, self.workspace)
+            mumps.factor(numbers_n)
+            status = mumps.infog(1)
             if status in WORKSPACE_TOO_SMALL and self.workspace < LARGEST_WORKSPACE:
                 self.workspace *= 2
-            elif status == ABOVE_BOUND and not self.out_of_core:
-                self.out_of_core = True
+            elif status == ABOVE_BOUND and not mumps.icntl(22):
+                mumps.set_icntl(22, 1)
                 self.options.announce(
-                    f"factors need {needed / 1e3:.1f} GB a rank, more than the "
+                    f"factors need {mumps.infog(16) / 1e3:.1f} GB a rank, more than the "
                     f"{(self.options.memory or 0.0) / 1e9:.1f} GB allowed: they are kept on disk "
-                    f"({on_disk / 1e3:.1f} GB a rank in memory)"
+                    f"({mumps.infog(26) / 1e3:.1f} GB a rank in memory)"
                 )
-            elif status != SINGULAR:
-                raise InputError(_failure(status, detail, needed))
-            self.ksp = self._prepared()
-            if status == SINGULAR:
-                raise SingularMatrixError
+            else:
+                self._check()
+                return mumps.infog(12)
 
     def solve(self, right_mn: NDArray[np.float64]) -> NDArray[np.float64]:
         """Solve with the last factors for several right-hand sides at once. Collective.
@@ -124,70 +209,66 @@ class Factorisation:
         -------
         ndarray of the same shape, in memory column by column
         """
-        local, total = self.matrix.getSizes()[0]
-        columns = right_mn.shape[1]
-        solution_mn = np.empty((local, columns), order="F")
+        nlocal, columns = right_mn.shape
+        solution_mn = np.empty((nlocal, columns), order="F")
         for first in range(0, columns, COLUMNS):
-            width = min(COLUMNS, columns - first)
-            shape = ((local, total), (PETSc.DECIDE, width))
-            part = np.asfortranarray(right_mn[:, first : first + width])
-            comm = self.matrix.getComm()
-            right = PETSc.Mat().createDense(shape, array=part, comm=comm)
-            solution = PETSc.Mat().createDense(shape, comm=comm)
-            solution.setUp()
-            for dense in (right, solution):
-                dense.assemble()
-            self._factors.matSolve(right, solution)
-            solution_mn[:, first : first + width] = solution.getDenseArray()
-            right.destroy()
-            solution.destroy()
+            part = slice(first, min(first + COLUMNS, columns))
+            vectors_nm = self._gathered(right_mn[:, part])
+            self.mumps.solve(vectors_nm)
+            self._check()
+            solution_mn[:, part] = self._scattered(vectors_nm, nlocal)
         return solution_mn
+
+    def _gathered(self, right_mn: NDArray[np.float64]) -> NDArray[Any]:
+        """Return all rows on the first rank, one vector after the other; nothing elsewhere."""
+        columns = right_mn.shape[1]
+        if self.comm.size == 1:
+            # A copy, since the solutions take its place.
+            return np.array(right_mn.T, dtype=self._number, order="C")
+        part_mn = np.ascontiguousarray(right_mn, dtype=self._number)
+        # MUMPS reads how many vectors there are on the first rank alone.
+        shape = (int(self.start_r[-1]) if self.comm.rank == 0 else 0, columns)
+        every_mn = np.empty(shape, dtype=self._number)
+        self.comm.Gatherv(part_mn, [every_mn, self._parts(columns)])
+        return np.array(every_mn.T, order="C")
+
+    def _scattered(self, vectors_nm: NDArray[Any], nlocal: int) -> NDArray[Any]:
+        """Return the own rows of vectors that the first rank holds."""
+        if self.comm.size == 1:
+            return vectors_nm.T
+        columns = vectors_nm.shape[0]
+        part_mn = np.empty((nlocal, columns), dtype=self._number)
+        every_mn = np.ascontiguousarray(vectors_nm.T)
+        self.comm.Scatterv([every_mn, self._parts(columns)], part_mn)
+        return part_mn
+
+    def _parts(self, columns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return how many numbers each rank has of some columns, and where they start."""
+        return np.diff(self.start_r) * columns, self.start_r[:-1] * columns
 
     @property
     def statistics(self) -> dict[str, float]:
         """Entries of the factors, operations, and megabytes: of the fullest rank, and of all."""
-        factors = self._factors
-        entries = factors.getMumpsInfog(29)
+        entries = self.mumps.infog(29)
         return {
             # A negative number counts millions.
             "entries": entries if entries >= 0 else -1e6 * entries,
-            "operations": factors.getMumpsRinfog(3),
-            "largest_mb": factors.getMumpsInfog(21),
-            "total_mb": factors.getMumpsInfog(22),
-            "ordering": factors.getMumpsInfog(7),
+            "operations": self.mumps.rinfog(3),
+            "largest_mb": self.mumps.infog(21),
+            "total_mb": self.mumps.infog(22),
         }
 
     def destroy(self) -> None:
         """Free the factors. Collective."""
-        self.ksp.destroy()
+        self.mumps.destroy()
 
-    @property
-    def _factors(self) -> Any:
-        return self.ksp.getPC().getFactorMatrix()
-
-    def _prepared(self) -> PETSc.KSP:
-        ksp = PETSc.KSP().create(self.matrix.getComm())
-        ksp.setOperators(self.matrix)
-        ksp.setType(PETSc.KSP.Type.PREONLY)
-        pc = ksp.getPC()
-        pc.setType(PETSc.PC.Type.CHOLESKY)
-        pc.setFactorSolverType("mumps")
-        pc.setFactorSetUpSolverType()
-        factors = pc.getFactorMatrix()
-        factors.setMumpsIcntl(7, SCOTCH)
-        # With several ranks the ScaLAPACK root front hides its pivots' signs and the inertia
-        # comes out wrong; ICNTL(13) = 1 keeps that front on one process.
-        factors.setMumpsIcntl(13, 1)
-        factors.setMumpsIcntl(14, self.workspace)
-        if self.options.memory is not None:
-            factors.setMumpsIcntl(23, max(int(self.options.memory / MEGABYTE), 1))
-        if self.out_of_core:
-            factors.setMumpsIcntl(22, 1)
-        if self.options.compression > 0.0:
-            factors.setMumpsIcntl(35, 2)
-            factors.setMumpsCntl(7, self.options.compression)
-        ksp.setFromOptions()
-        return ksp
+    def _check(self) -> None:
+        """Raise what the last step of MUMPS complains of."""
+        status, detail = self.mumps.infog(1), self.mumps.infog(2)
+        if status == SINGULAR:
+            raise SingularMatrixError
+        if status < 0:
+            raise InputError(_failure(status, detail, self.mumps.infog(16)))
 
 
 class SingularMatrixError(Exception):

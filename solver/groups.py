@@ -79,6 +79,5 @@ def pencil_groups(pencil: Pencil, groups: int) -> PencilGroup:
         imaginary=whole.get("Im H"),
         electrons_per_band=pencil.electrons_per_band,
         factor_options=pencil.factor_options,
-        negligible=pencil.negligible,
     )
     return PencilGroup(copy, number, groups, comm)

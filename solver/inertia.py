@@ -19,9 +19,15 @@ NUDGES = 6
 
 
 def factorise_near(
-    pencil: Pencil, k_c: Sequence[float] | NDArray[np.float64], sigma: float
+    pencil: Pencil,
+    k_c: Sequence[float] | NDArray[np.float64],
+    sigma: float,
+    *,
+    counting: bool = False,
 ) -> tuple[Factorisation, float, int]:
     """Factorise H(k) - sigma S(k), moving sigma by some 1e-7 Hartree off a state it hits.
+
+    With `counting` the count is what is wanted, and the factors may be coarser.
 
     Returns
     -------
@@ -40,7 +46,7 @@ def factorise_near(
     for attempt in range(NUDGES):
         moved = sigma + attempt * NUDGE
         try:
-            factorisation, count = pencil.factorise(k_c, moved)
+            factorisation, count = pencil.factorise(k_c, moved, counting=counting)
         except SingularMatrixError:
             continue
         return factorisation, moved, count
@@ -66,4 +72,4 @@ def count_below(pencil: Pencil, k_c: Sequence[float] | NDArray[np.float64], sigm
     sigma : float
         Energy in Hartree; sharp to about 1e-7 Hartree.
     """
-    return factorise_near(pencil, k_c, sigma)[2]
+    return factorise_near(pencil, k_c, sigma, counting=True)[2]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
 
-__all__ = ["KrylovOptions", "Nearest", "Product", "nearest_states"]
+__all__ = ["KrylovOptions", "Nearest", "Product", "Solve", "nearest_states"]
 
 # Of a new vector rounding alone is left when its squared S-norm falls below this part.
 NOTHING_NEW = 1e-24
@@ -27,9 +27,16 @@ PASSES = 4
 # A search whose wanted states all have smaller relative residuals is allowed twice the patience.
 PROMISING = 1e-2
 # Ritz values are looked at each time the space has grown by this part.
-GROWTH = 0.15
+GROWTH = 0.1
+
+# Relative accuracy of early solutions; later ones may be as much coarser as the states have
+# converged by then (Simoncini and Szyld, SIAM J. Sci. Comput. 25, 454 (2003)), and no coarser than
+# a largest error.
+EARLY_ACCURACY = 1e-7
+COARSEST = 1e-3
 
 Product = Callable[[NDArray[Any]], NDArray[Any]]
+Solve = Callable[[NDArray[Any], float], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class KrylovOptions:
     block : int
         Vectors that are solved for at a time: more cost less each, but a longer space.
     largest : int
-        Vectors that are held before a restart; 0 for six times the wanted states and at least 24
+        Vectors that are held before a restart; 0 for six times the wanted states and at least 64
         blocks.
     tolerance : float
         Residual of a state of A^-1 S relative to its eigenvalue.
@@ -82,7 +89,7 @@ class Nearest:
 
 
 def nearest_states(
-    solve: Product,
+    solve: Solve,
     overlap_times: Product,
     start_mn: NDArray[Any],
     comm: MPI.Comm,
@@ -91,6 +98,8 @@ def nearest_states(
     options: KrylovOptions,
     known_mn: NDArray[Any] | None = None,
     patience: float = np.inf,
+    *,
+    relaxed: bool = False,
 ) -> Nearest:
     """Find the states of A x = t S x whose t is nearest to zero, on either side of it.
 
@@ -102,7 +111,7 @@ def nearest_states(
     Parameters
     ----------
     solve : callable
-        Applies A^-1 to vectors (rows of this rank, columns).
+        Applies A^-1 to vectors (rows of this rank, columns) with a relative accuracy.
     overlap_times : callable
         Applies S.
     start_mn : ndarray, shape (rows of this rank, block)
@@ -116,6 +125,8 @@ def nearest_states(
     patience : float
         Vectors solved for after which the search ends with what it has; twice as many where all
         states begin to converge.
+    relaxed : bool
+        Whether late solutions may be coarse.
 
     Returns
     -------
@@ -132,21 +143,24 @@ def nearest_states(
     below, above = min(below, size), min(above, size)
     wanted = below + above
     width = start_mn.shape[1]
-    largest = options.largest or max(6 * wanted, 24 * options.block)
+    largest = options.largest or max(6 * wanted, 64 * options.block)
     largest = min(max(largest, 4 * width, wanted + 2 * width), size)
     space.reserve(largest + 2 * width)
     space.append(start_mn)
     looked_at = solved = 0
+    accuracy = EARLY_ACCURACY
     for _ in range(options.restarts):
         while True:
             solved += space.next_width
-            space.expand(solve)
+            space.expand(solve, accuracy)
             exhausted = space.next_width == 0
             full = space.size + space.next_width > largest
             if not (exhausted or full) and space.size < (1.0 + GROWTH) * looked_at:
                 continue
             looked_at = space.size
             ritz = space.ritz()
+            if relaxed:
+                accuracy = _accuracy_after(ritz.largest_residual(below, above))
             if exhausted or ritz.has_converged(below, above, options.tolerance):
                 chosen = ritz.chosen(below, above, options.tolerance)
                 return Nearest(space.vectors(ritz, chosen), np.zeros(0), start_mn[:, :0])
@@ -166,6 +180,11 @@ def nearest_states(
     )
 
 
+def _accuracy_after(residual: float) -> float:
+    """Return how accurate solutions must be when states have converged to a relative residual."""
+    return min(EARLY_ACCURACY / min(max(residual, EARLY_ACCURACY), 1.0), COARSEST)
+
+
 @dataclass(frozen=True)
 class _Ritz:
     """Ritz values theta of A^-1 S, their coefficients and residuals."""
@@ -182,13 +201,19 @@ class _Ritz:
         return order[signed[order] > 0.0][:count]
 
     def has_converged(self, below: int, above: int, tolerance: float) -> bool:
+        """Tell whether the outermost values of both signs have small relative residuals."""
+        return self.largest_residual(below, above) <= tolerance
+
+    def largest_residual(self, below: int, above: int) -> float:
+        """Return the largest relative residual of the wanted values, infinite where some lack."""
+        largest = 0.0
         for count, positive in ((below, False), (above, True)):
             chosen = self._outermost(count, positive)
             if len(chosen) < count:
-                return False
-            if (self.residual_n[chosen] > tolerance * np.abs(self.theta_n[chosen])).any():
-                return False
-        return True
+                return np.inf
+            relative_n = self.residual_n[chosen] / np.abs(self.theta_n[chosen])
+            largest = max(largest, float(relative_n.max(initial=0.0)))
+        return largest
 
     def chosen(self, below: int, above: int, tolerance: float) -> NDArray[np.int64]:
         """Return the wanted states and those beyond them that have converged as well."""
@@ -246,15 +271,22 @@ class _Space:
         self.next_width = block[0].shape[1]
         place = slice(self.size, self.size + self.next_width)
         self.v[:, place], self.sv[:, place] = block
+        self.coupling = np.zeros((self.next_width, 0), self.dtype)
 
-    def expand(self, solve: Product) -> None:
-        """Apply A^-1 S to the last block and append what is new in it."""
+    def expand(self, solve: Solve, accuracy: float) -> None:
+        """Apply A^-1 S to the last block and append what is new in it.
+
+        What couples the block to those before is known from them: a coarse solution would spoil it.
+        """
         start, self.size = self.size, self.size + self.next_width
-        image = np.asfortranarray(solve(self.sv[:, start : self.size]))
-        block, coefficients, self.coupling = self._orthogonal(image)
-        self.t[: self.size, start : self.size] = coefficients
-        self.t[start : self.size, : self.size] = coefficients.conj().T
-        self.last = start
+        image = np.asfortranarray(solve(self.sv[:, start : self.size], accuracy))
+        block, coefficients, coupling = self._orthogonal(image)
+        own = coefficients[start:]
+        self.t[start : self.size, start : self.size] = 0.5 * (own + own.conj().T)
+        coupled = slice(start - self.coupling.shape[1], start)
+        self.t[start : self.size, coupled] = self.coupling
+        self.t[coupled, start : self.size] = self.coupling.conj().T
+        self.coupling = coupling
         self.next_width = block[0].shape[1]
         place = slice(self.size, self.size + self.next_width)
         if place.stop > self.v.shape[1]:
@@ -266,7 +298,7 @@ class _Space:
         t = self.t[: self.size, : self.size]
         solved = scipy.linalg.eigh(0.5 * (t + t.conj().T)) if self.comm.rank == 0 else None
         theta_n, turn = self.comm.bcast(solved)
-        coupling = self.coupling @ turn[self.last :]
+        coupling = self.coupling @ turn[self.size - self.coupling.shape[1] :]
         return _Ritz(theta_n, turn, np.linalg.norm(coupling, axis=0), coupling)
 
     def vectors(self, ritz: _Ritz, chosen: NDArray[np.int64]) -> NDArray[Any]:
@@ -284,6 +316,7 @@ class _Space:
             vectors[:, :count], vectors[:, count : count + width] = new, block
         self.t[...] = 0.0
         self.t[:count, :count] = np.diag(ritz.theta_n[kept])
+        self.coupling = ritz.coupling[:, kept]
         self.size = count
 
     def _orthogonal(

@@ -1,8 +1,9 @@
-"""Sums over the lattice of an operator's blocks as a sparse PETSc matrix."""
+"""Sums over the lattice of an operator's blocks as the entries of a sparse matrix."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.operator import BlockOperator, phases
 from hamgnn_solve.parallel.rows import OrbitalRows
-from hamgnn_solve.solver.pattern import BlockPattern, block_keys, group_blocks
-from hamgnn_solve.solver.petsc import PETSc
+from hamgnn_solve.solver.factorisation import SymmetricPattern
+from hamgnn_solve.solver.multifrontal import dissect
+from hamgnn_solve.solver.pattern import BlockPattern, block_keys, group_blocks, ragged_arange
 
 __all__ = ["LatticeSum"]
 
@@ -36,7 +38,7 @@ class LatticeSum:
         Whether the matrix is real, or else the real symmetric embedding of twice the size: orbital
         m takes rows 2m and 2m + 1, the entry a + ib is ((a, -b), (b, a)).
     upper : bool
-        Whether to store a symmetric matrix by its upper triangle (SBAIJ) or whole (AIJ).
+        Whether only entries on and above the diagonal are kept.
     """
 
     def __init__(
@@ -49,27 +51,64 @@ class LatticeSum:
         real: bool,
         upper: bool,
     ) -> None:
-        self.operators, self.rows, self.real = operators, rows, real
+        self.operators, self.rows, self.comm, self.real = operators, rows, comm, real
         keys = [block_keys(rows, x)[kept[name]] for name, x in operators.items()]
         self._pattern = BlockPattern(rows, keys, upper=upper)
         self._groups = {
             name: list(group_blocks(x, self._pattern, kept[name])) for name, x in operators.items()
         }
-        self.matrix = self._empty_matrix(comm)
 
-    def fill(
+    def entries(
         self, k_c: Sequence[float] | NDArray[np.float64], factors: Mapping[str, complex]
-    ) -> PETSc.Mat:
-        """Refill the matrix for a k and one factor for each operator; returns it. Collective."""
+    ) -> NDArray[np.float64]:
+        """Return the entries of this rank's rows for a k and one factor for each operator."""
         values = self._pattern.buffer(self.real)
         for name, factor in factors.items():
             if factor:
                 self._accumulate(name, factor * phases(self.operators[name], k_c), values)
-        indptr, indices = self._pattern.csr(self.real)
-        numbers = self._pattern.entries(values, self.real)
-        self.matrix.setValuesCSR(indptr, indices, numbers)
-        self.matrix.assemble()
-        return self.matrix
+        return self._pattern.entries(values, self.real)
+
+    @property
+    def csr(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Where each of this rank's rows starts among the entries, and their columns."""
+        return self._pattern.csr(self.real)
+
+    @cached_property
+    def symmetric_pattern(self) -> SymmetricPattern:
+        """The pattern with an order of elimination by nested dissection of the atoms. Collective.
+
+        Raises
+        ------
+        ValueError
+            When the entries below the diagonal are kept too.
+        """
+        if not self._pattern.upper:
+            raise ValueError("a symmetric matrix is factorised from one triangle")
+        indptr, columns = self.csr
+        copies, rows = 1 if self.real else 2, self.rows
+        own = np.arange(copies * rows.start, copies * rows.stop, dtype=np.int32)
+        return SymmetricPattern(
+            np.repeat(own + np.int32(1), np.diff(indptr)),
+            columns + np.int32(1),
+            self._order(copies),
+            copies * rows.start_r,
+        )
+
+    def _order(self, copies: int) -> NDArray[np.int32]:
+        """Return the place of each row in the order of elimination, counted from 1."""
+        rows, pattern = self.rows, self._pattern
+        parts = self.comm.gather(np.stack([pattern.first_q, pattern.second_q]))
+        order_i = None
+        if parts is not None:
+            pairs = np.hstack(parts)
+            both = np.hstack([pairs, pairs[::-1]])
+            order_i = dissect(both[0], both[1], rows.norb_i).order_i
+        order_i = self.comm.bcast(order_i)
+        norb = copies * rows.norb_i[order_i]
+        row = np.repeat(copies * rows.first_row_i[order_i], norb) + ragged_arange(norb)
+        place_m = np.empty(len(row), dtype=np.int32)
+        place_m[row] = np.arange(1, len(row) + 1)
+        return place_m
 
     def _accumulate(
         self,
@@ -91,18 +130,3 @@ class LatticeSum:
                 # Row 2m holds (Re, -Im) and row 2m + 1 holds (Im, Re), read as complex numbers.
                 values[places] += summed.conj()
                 values[places + row_length] += 1j * summed.conj()
-
-    def _empty_matrix(self, comm: MPI.Comm) -> PETSc.Mat:
-        indptr, indices = self._pattern.csr(self.real)
-        copies = 1 if self.real else 2
-        local, total = copies * self.rows.nlocal, copies * self.rows.nrows
-        upper = self._pattern.upper
-        matrix = PETSc.Mat().create(comm)
-        matrix.setSizes(((local, total), (local, total)))
-        matrix.setType(PETSc.Mat.Type.SBAIJ if upper else PETSc.Mat.Type.AIJ)
-        matrix.setPreallocationCSR((indptr, indices, np.zeros(len(indices))))
-        matrix.assemble()
-        matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
-        matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
-        matrix.setOption(PETSc.Mat.Option.NEW_NONZERO_LOCATION_ERR, True)
-        return matrix

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.parallel.rows import OrbitalRows
 
-__all__ = ["BlockGroup", "BlockPattern", "block_keys", "group_blocks"]
+__all__ = ["BlockGroup", "BlockPattern", "block_keys", "group_blocks", "ragged_arange"]
 
 
 # Numbers of blocks that are worked on at a time.
@@ -91,7 +91,7 @@ class BlockPattern:
         return places[:, :, None], length[:, None, None]
 
     def csr(self, real: bool) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return row pointers and global columns of this rank's rows, as PETSc wants them."""
+        """Return row pointers and global columns of this rank's rows."""
         if real not in self._csr:
             self._csr[real] = self._make_csr(real)
         return self._csr[real]
@@ -112,7 +112,7 @@ class BlockPattern:
             columns = np.stack([2 * columns, 2 * columns + 1], axis=1).ravel()
         atom_m = np.repeat(rows.owned, copies * rows.norb_i[rows.owned])
         length_m = copies * self._length_i[atom_m]
-        # In 32 bits, as PETSc counts, since these arrays are as long as the matrix.
+        # In 32 bits, as MUMPS and PETSc count, since these arrays are as long as the matrix.
         row_start_m = np.cumsum(length_m) - length_m
         moved_m = (copies * self._column_i[atom_m] - row_start_m).astype(np.int32)
         places = np.arange(int(length_m.sum()), dtype=np.int32)

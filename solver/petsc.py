@@ -6,58 +6,30 @@ a way the solver cannot use.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import re
 import shlex
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 
 from hamgnn_solve.core.errors import InputError
 
-__all__ = ["PETSc", "SLEPc", "check_build", "library_versions", "set_options"]
+__all__ = [
+    "PETSc",
+    "SLEPc",
+    "check_build",
+    "library_versions",
+    "numbered_options",
+    "set_options",
+]
+
+Number = TypeVar("Number", int, float)
 
 INSTALL = "install Debian's python3-petsc4py-real and python3-slepc4py-real (docs/install.md)"
 
 
-def offer_scotch(petsc_folder: str) -> bool:
-    """Load Debian's MUMPS with Scotch before PETSc draws in the one without.
-
-    Debian builds MUMPS twice with the same interface, and its PETSc names the build that knows no
-    nested dissection, with which factors of large cells take twice the time. Whoever is loaded
-    first serves. A PETSc that is not Debian's is left alone.
-
-    Parameters
-    ----------
-    petsc_folder : str
-        PETSC_DIR of the PETSc that will be loaded.
-
-    Returns
-    -------
-    bool
-        Whether it was loaded.
-    """
-    debian = re.fullmatch(r"/usr/lib/petscdir/petsc([\d.]+)/(.+)-real", petsc_folder.rstrip("/"))
-    if debian is None:
-        return False
-    petsc = Path("/usr/lib", debian[2], f"libpetsc_real.so.{debian[1]}")
-    mumps = re.search(rb"libdmumps-([\d.]+)\.so", petsc.read_bytes()) if petsc.exists() else None
-    if mumps is None:
-        return False
-    try:
-        ctypes.CDLL(f"libdmumps_ptscotch-{mumps[1].decode()}.so", mode=ctypes.RTLD_GLOBAL)
-    except OSError:
-        return False
-    return True
-
-
 try:
     import petsc4py
-
-    if os.environ.get("HAMGNN_SOLVE_SCOTCH", "yes") != "no":
-        offer_scotch(petsc4py.get_config()["PETSC_DIR"])
     from mpi4py import MPI
     from petsc4py import PETSc
     from slepc4py import SLEPc
@@ -66,7 +38,7 @@ except ImportError as error:
 
 
 def check_build(petsc: Any) -> None:
-    """Check that PETSc has real double-precision scalars and MUMPS.
+    """Check that PETSc has real double-precision scalars.
 
     Parameters
     ----------
@@ -80,12 +52,8 @@ def check_build(petsc: Any) -> None:
     """
     if np.dtype(petsc.ScalarType) != np.float64:
         raise InputError(
-            f"This PETSc has scalars of type {np.dtype(petsc.ScalarType).name}, but inertia "
-            f"counts need real double precision: {INSTALL}, or set PETSC_DIR to such a build."
-        )
-    if not petsc.Sys.hasExternalPackage("mumps"):
-        raise InputError(
-            f"This PETSc was built without MUMPS, which factorises H - sigma S: {INSTALL}."
+            f"This PETSc has scalars of type {np.dtype(petsc.ScalarType).name}, but the solver's "
+            f"are real and double: {INSTALL}, or set PETSC_DIR to such a build."
         )
 
 
@@ -118,6 +86,35 @@ def set_options(text: str) -> None:
     if "-mat_mumps_icntl_35" in words:
         raise InputError("Ask for compressed factors with --compression, not through --petsc.")
     PETSc.Options().insertString(text)
+
+
+def numbered_options(
+    prefix: str, largest: int, kind: Callable[[str], Number]
+) -> Iterator[tuple[int, Number]]:
+    """Yield number and value of the options a user gave as ``-<prefix><number> <value>``.
+
+    Parameters
+    ----------
+    prefix : str
+    largest : int
+        Numbers go from 1 to this.
+    kind : callable
+        Reads a value.
+
+    Raises
+    ------
+    InputError
+        When a value is not of its kind.
+    """
+    options = PETSc.Options()
+    for number in range(1, largest + 1):
+        if not options.hasName(f"{prefix}{number}"):
+            continue
+        text = options.getString(f"{prefix}{number}")
+        try:
+            yield number, kind(text)
+        except ValueError as error:
+            raise InputError(f"-{prefix}{number} takes a number, not '{text}'.") from error
 
 
 check_build(PETSc)

@@ -9,7 +9,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hamgnn_solve.core.errors import InputError
-from hamgnn_solve.solver.krylov import KrylovOptions, Nearest, Product
+from hamgnn_solve.solver.krylov import KrylovOptions, Nearest, Product, Solve
 from hamgnn_solve.solver.petsc import PETSc, SLEPc
 
 __all__ = ["slepc_states"]
@@ -19,7 +19,7 @@ SPARE = 4
 
 
 def slepc_states(
-    solve: Product,
+    solve: Solve,
     overlap_times: Product,
     start_mn: NDArray[Any],
     comm: MPI.Comm,
@@ -51,7 +51,7 @@ def slepc_states(
 
 
 def _nearest(
-    solve: Product,
+    solve: Solve,
     overlap_times: Product,
     start_mn: NDArray[Any],
     comm: MPI.Comm,
@@ -61,7 +61,8 @@ def _nearest(
     size: int,
 ) -> tuple[NDArray[np.float64], NDArray[Any]]:
     """Return t and vectors of a number of states."""
-    shell = _Shell(solve, overlap_times, real=not np.iscomplexobj(start_mn))
+    real = not np.iscomplexobj(start_mn)
+    shell = _Shell(lambda x: solve(x, options.tolerance), overlap_times, real=real)
     local = start_mn.shape[0] * (1 if shell.real else 2)
     sizes = ((local, PETSc.DETERMINE), (local, PETSc.DETERMINE))
     matrices = [PETSc.Mat().createPython(sizes, shell, comm=comm) for _ in range(2)]

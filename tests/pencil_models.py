@@ -9,9 +9,10 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.core.pairs import PairList
 from hamgnn_solve.parallel.rows import OrbitalRows
+from hamgnn_solve.solver.factorisation import FactorOptions
 from hamgnn_solve.solver.pencil import Pencil
 
 # OpenMX moves its k mesh by these along every axis with more than one division.
@@ -85,6 +86,34 @@ def random_pencil(norb: list[int], seed: int) -> tuple[BlockOperator, BlockOpera
     return matrix(places[: -len(places) // 4], 0.3, 0.0), matrix(places, 0.3 / sum(norb), 1.0)
 
 
+def almost_dependent(
+    seed: int, count: int, part: float = 1e-4
+) -> tuple[BlockOperator, BlockOperator]:
+    """Return a pencil in which some orbitals are those of other atoms but for a part."""
+    hamiltonian, overlap = random_pencil([2, 2, 2] * 8, seed=seed)
+    natoms = len(overlap.norb_i)
+    size = int(overlap.norb_i.sum())
+    turn = np.eye(size)
+    for n in range(count):
+        turn[2 * n, 2 * n], turn[2 * n, 2 * (n + count)] = part, 1.0
+    whole = []
+    for operator in (hamiltonian, overlap):
+        dense = dense_matrix(operator, (0.0, 0.0, 0.0)).real
+        dense = turn @ (0.5 * (dense + dense.T)) @ turn.T
+        places = [(i, j) for i in range(natoms) for j in range(i, natoms)]
+        blocks = [dense[2 * i : 2 * i + 2, 2 * j : 2 * j + 2] for i, j in places]
+        whole.append(
+            operator_of(
+                [i for i, _ in places],
+                [j for _, j in places],
+                [(0, 0, 0)] * len(places),
+                [2] * natoms,
+                blocks,
+            )
+        )
+    return whole[0], whole[1]
+
+
 def supercell(operator: BlockOperator, repeats: tuple[int, int, int]) -> BlockOperator:
     """Return the operator of a supercell, its atoms cell by cell."""
     size = np.array(repeats)
@@ -124,6 +153,7 @@ def pencil_of(
     overlap: BlockOperator,
     comm: MPI.Comm = MPI.COMM_SELF,
     owner_i: NDArray[np.int64] | None = None,
+    factor_options: FactorOptions | None = None,
 ) -> Pencil:
     """Return the pencil of whole operators, each rank keeping the blocks of its atoms."""
     if owner_i is None:
@@ -134,6 +164,7 @@ def pencil_of(
         owned_part(overlap, owner_i, comm.rank),
         rows,
         comm,
+        factor_options=factor_options,
     )
 
 

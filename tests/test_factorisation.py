@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.linalg
 from conftest import shared_path
 from mpi4py import MPI
-from pencil_models import pencil_of, random_pencil, supercell
+from pencil_models import almost_dependent, pencil_of, random_pencil, supercell
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.io.scfout import read_scfout
-from hamgnn_solve.core.operator import BlockOperator
+from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.parallel.rows import OrbitalRows
 from hamgnn_solve.solver.dense import dense_eigenpairs
 from hamgnn_solve.solver.eigenpairs import eigenpairs_near
-from hamgnn_solve.solver.factorisation import FactorOptions
+from hamgnn_solve.solver.factorisation import COARSE, DOUBLE, SINGLE, FactorOptions, Precision
 from hamgnn_solve.solver.pencil import Pencil
-from hamgnn_solve.solver.petsc import PETSc, offer_scotch, set_options
+from hamgnn_solve.solver.petsc import PETSc, numbered_options, set_options
 
 GAMMA = (0.0, 0.0, 0.0)
+GENERAL = (0.13, -0.21, 0.37)
 
 
 def silicon(options: FactorOptions) -> Pencil:
@@ -58,7 +60,7 @@ def test_negligible_blocks_do_not_move_energies() -> None:
             small[overlap.offset_p[p] : overlap.offset_p[p + 1]] *= 1e-7
     tail = BlockOperator(overlap.pairs, overlap.norb_i, small)
     pencil = pencil_of(hamiltonian, tail)
-    for k_c in (GAMMA, (0.13, -0.21, 0.37)):
+    for k_c in (GAMMA, GENERAL):
         energies_n, _ = dense_eigenpairs(hamiltonian, tail, k_c)
         found = eigenpairs_near(pencil, k_c, 0.05, 6, 6)
         # Blocks of 1e-9 are not factorised; reached 1e-14 Hartree, residuals 3e-9.
@@ -66,9 +68,61 @@ def test_negligible_blocks_do_not_move_energies() -> None:
         assert found.residuals_n.max() < 1e-7
 
 
-def test_scotch_is_offered_to_debians_petsc_alone() -> None:
-    assert not offer_scotch("/opt/petsc")
-    assert not offer_scotch("/usr/lib/petscdir/petsc3.99/x86_64-linux-gnu-real")
+@pytest.mark.parametrize("precision", [COARSE, SINGLE])
+@pytest.mark.parametrize("k_c", [GAMMA, GENERAL])
+def test_single_factors_count_and_refine_like_double_ones(
+    k_c: tuple[float, float, float], precision: Precision
+) -> None:
+    hamiltonian, overlap = random_pencil([3, 4, 5] * 20, seed=43)
+    energies_n, _ = dense_eigenpairs(hamiltonian, overlap, k_c)
+    pencil = pencil_of(
+        hamiltonian, overlap, factor_options=FactorOptions(precisions=(precision, DOUBLE))
+    )
+    real = pencil.is_real_at(k_c)
+    random = np.random.default_rng(44).standard_normal((pencil.norbitals, 3))
+    right = random if real else random * (1.0 + 0.5j)
+    for sigma in np.random.default_rng(45).uniform(energies_n[60], energies_n[180], 5):
+        factorisation, count = pencil.factorise(k_c, float(sigma), counting=True)
+        assert factorisation.precision == precision
+        assert count == (energies_n < sigma).sum()
+        for accuracy, largest in ((1e-3, 1e-3), (1e-10, 1e-10)):
+            solution = pencil.solve(factorisation, right, real=real, accuracy=accuracy)
+            rest = pencil.hamiltonian_times(k_c, solution) - right
+            rest -= sigma * pencil.overlap_times(k_c, solution)
+            # Reached 2e-6 and 1e-12, of the right-hand side.
+            assert np.abs(rest).max() < 100.0 * largest * np.abs(right).max()
+
+
+def test_single_factors_that_miscount_are_noticed() -> None:
+    # Two orbitals are those of others but for a part of 1e-4: S has eigenvalues of some 1e-8, along
+    # which H - sigma S is as small as rounding in single precision.
+    hamiltonian, overlap = almost_dependent(46, 2)
+    h, s = (dense_matrix(x, GAMMA).real for x in (hamiltonian, overlap))
+    energies_n = scipy.linalg.eigh(h, s, eigvals_only=True)
+    careless = pencil_of(hamiltonian, overlap, factor_options=FactorOptions(precisions=(SINGLE,)))
+    careful = pencil_of(hamiltonian, overlap)
+    wrong = 0
+    for sigma in np.linspace(energies_n[10], energies_n[35], 12):
+        count = (energies_n < sigma).sum()
+        factorisation, counted = careful.factorise(GAMMA, float(sigma), counting=True)
+        assert counted == count
+        assert factorisation.precision == DOUBLE
+        wrong += careless.factorise(GAMMA, float(sigma))[1] != count
+    # Reached 7 of 12.
+    assert wrong > 0
+
+
+def test_options_of_mumps_are_taken_from_petscs() -> None:
+    set_options("-mat_mumps_icntl_14 45 -mat_mumps_cntl_1 0.125")
+    try:
+        assert dict(numbered_options("mat_mumps_icntl_", 60, int)) == {14: 45}
+        assert dict(numbered_options("mat_mumps_cntl_", 15, float)) == {1: 0.125}
+        set_options("-mat_mumps_icntl_14 many")
+        with pytest.raises(InputError, match="-mat_mumps_icntl_14 takes a number, not 'many'"):
+            list(numbered_options("mat_mumps_icntl_", 60, int))
+    finally:
+        for name in ("mat_mumps_icntl_14", "mat_mumps_cntl_1"):
+            PETSc.Options().delValue(name)
 
 
 def test_compression_is_an_option_of_ours() -> None:

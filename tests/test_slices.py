@@ -10,11 +10,18 @@ import pytest
 import scipy.linalg
 from conftest import shared_path
 from mpi4py import MPI
-from pencil_models import chain, folded_kpoints, operator_of, pencil_of, random_pencil, supercell
+from pencil_models import (
+    almost_dependent,
+    chain,
+    folded_kpoints,
+    pencil_of,
+    random_pencil,
+    supercell,
+)
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.io.scfout import read_scfout
-from hamgnn_solve.core.operator import BlockOperator, dense_matrix
+from hamgnn_solve.core.operator import dense_matrix
 from hamgnn_solve.solver import slices as slices_module
 from hamgnn_solve.solver.bands import BandOptions, solve_bands
 from hamgnn_solve.solver.conditioning import project_dependent_orbitals, smallest_overlap
@@ -131,32 +138,6 @@ def test_sparse_and_dense_bands_agree(groups: int) -> None:
     expected, _ = dense_eigenpairs(hamiltonian, overlap, GAMMA)
     # The pencil has 144 bands, of which 116 are within reach.
     assert np.abs(many.eigenvalues_kn[0] - expected[: many.eigenvalues_kn.shape[1]]).max() < 1e-11
-
-
-def almost_dependent(seed: int, count: int) -> tuple[BlockOperator, BlockOperator]:
-    """Return a pencil in which some orbitals are those of other atoms but for a part of 1e-4."""
-    hamiltonian, overlap = random_pencil([2, 2, 2] * 8, seed=seed)
-    natoms = len(overlap.norb_i)
-    size = int(overlap.norb_i.sum())
-    turn = np.eye(size)
-    for n in range(count):
-        turn[2 * n, 2 * n], turn[2 * n, 2 * (n + count)] = 1e-4, 1.0
-    whole = []
-    for operator in (hamiltonian, overlap):
-        dense = dense_matrix(operator, GAMMA).real
-        dense = turn @ (0.5 * (dense + dense.T)) @ turn.T
-        places = [(i, j) for i in range(natoms) for j in range(i, natoms)]
-        blocks = [dense[2 * i : 2 * i + 2, 2 * j : 2 * j + 2] for i, j in places]
-        whole.append(
-            operator_of(
-                [i for i, _ in places],
-                [j for _, j in places],
-                [(0, 0, 0)] * len(places),
-                [2] * natoms,
-                blocks,
-            )
-        )
-    return whole[0], whole[1]
 
 
 @pytest.mark.parametrize("k_c", [GAMMA, GENERAL])

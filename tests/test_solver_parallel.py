@@ -50,7 +50,7 @@ def test_root_front_stays_on_one_process() -> None:
     pencil = pencil_of(hamiltonian, overlap, COMM, owners(2, "in turn"))
     for k_c in KPOINTS:
         factorisation, _ = pencil.factorise(k_c, 0.1)
-        assert factorisation.ksp.getPC().getFactorMatrix().getMumpsIcntl(13) == 1
+        assert factorisation.mumps.icntl(13) == 1
 
 
 @pytest.mark.parametrize("kind", ["in turn", "first rank"])
