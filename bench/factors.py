@@ -72,7 +72,7 @@ def main() -> None:
         right = random.standard_normal((pencil.norbitals, columns))
         right = right if real else right.astype(np.complex128)
         with measured(f"solution, {columns} right-hand sides"):
-            pencil.solve(factorisation, right, real=real)
+            pencil.solve(right)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ Compare the predictions of a model with labels.
 
 Printed are, for every structure, the error of H in meV over all, on-site and off-site elements
 after the best constant c times S is removed; c; the gap and its error; the errors of the band
-edges with the model's own zero of energy; the error of the energies near the Fermi level and the
-overlap of the densities of states, both from each one's own Fermi level (the middle of the gap);
-the error of the lowest energy with c. Energies in eV. Averages follow, H by elements and
-distance."""
+edges with the model's own zero of energy; the error of the energies near the Fermi level, each
+from its own Fermi level (the middle of the gap); the overlap of the densities of states; the
+error of the lowest energy with c. Energies in eV. Averages follow, H by elements and distance."""
 
 EPILOG = """\
 examples:

@@ -35,6 +35,10 @@ void atom_rows(const Index *pairs, Index npairs, const Index *second_row, const 
         const Index p = pairs[n], columns = inner[p], size = rows * columns;
         const double *block = values + offset[p];
         const double *weight = weights + p * sets;
+        if (sets == 1 && weight[0] == 1.0) {
+            multiply(rows, columns, block, x + second_row[p] * width, width, sums);
+            continue;
+        }
         const bool all = std::find(weight, weight + sets, 0.0) == weight + sets;
         for (Index q = 0; q < sets; ++q) {
             if (weight[q] == 0.0) continue;

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.solver.eigenpairs import Eigenpairs
 from hamgnn_solve.solver.pencil import Pencil, is_real_point
+from hamgnn_solve.solver.reduced_space import Trial, multiplied
 
 __all__ = ["Anchors", "Image", "real_points"]
 
@@ -90,8 +91,8 @@ class Anchors:
         solve: Callable[[NDArray[np.float64]], Eigenpairs],
     ) -> None:
         rows = pencil.rows
-        atoms = rows.order_i[rows.owner_i[rows.order_i] == rows.rank]
-        self.place_mc = np.repeat(fractional_ic[atoms], rows.norb_i[atoms], axis=0)
+        self.pencil, self.fractional_ic = pencil, fractional_ic
+        self.place_mc = np.repeat(fractional_ic[rows.owned], rows.norb_i[rows.owned], axis=0)
         self.reciprocal_cc = reciprocal_cc
         self.kpoints: list[NDArray[np.float64]] = list(candidates_ac)
         # Along other directions, as across a slab, nothing repeats with k.
@@ -136,14 +137,32 @@ class Anchors:
             self.states[image.number] = self._solve(self.kpoints[image.number])
         return self.states[image.number]
 
-    def carried(self, k_c: NDArray[np.float64], images: list[Image]) -> NDArray[np.complex128]:
-        """Return the states of some images carried to k, shape (rows of this rank, n)."""
-        parts: list[NDArray[Any]] = []
+    def carried(self, k_c: NDArray[np.float64], image: Image) -> NDArray[np.complex128]:
+        """Return the states of an image carried to k, shape (rows of this rank, n). Collective."""
+        vectors_mn = self._vectors(image)
+        return np.asarray(self.phase(k_c - image.k_c)[:, None] * vectors_mn)
+
+    def trial(self, k_c: NDArray[np.float64], images: list[Image]) -> Trial:
+        """Return the states of some images carried to k, with their products. Collective."""
+        parts = []
         for image in images:
-            vectors_mn = self.states_of(image).vectors_mn
-            vectors_mn = vectors_mn.conj() if image.conjugate else vectors_mn
-            parts.append(self.phase(k_c - image.k_c)[:, None] * vectors_mn)
-        return np.hstack(parts)
+            vectors_mn, carried_mn = self._vectors(image), self.carried(k_c, image)
+            if np.iscomplexobj(vectors_mn):
+                parts.append(multiplied(self.pencil, k_c, carried_mn))
+                continue
+            phase_i = np.exp(2j * np.pi * (self.fractional_ic @ (k_c - image.k_c)))
+            h_mn, s_mn = self.pencil.carried_times(k_c, phase_i, vectors_mn)
+            parts.append(Trial(carried_mn, h_mn, s_mn))
+        return Trial(
+            np.hstack([x.vectors_mn for x in parts]),
+            np.hstack([x.h_mn for x in parts]),
+            np.hstack([x.s_mn for x in parts]),
+        )
+
+    def _vectors(self, image: Image) -> NDArray[Any]:
+        states = self.states_of(image)
+        vectors_mn = np.hstack([states.vectors_mn, states.beyond_mn])
+        return vectors_mn.conj() if image.conjugate else vectors_mn
 
     def phase(self, q_c: NDArray[np.float64]) -> NDArray[np.complex128]:
         """Return exp(2 pi i q.tau) for the orbitals of this rank."""

@@ -76,7 +76,7 @@ def project_dependent_orbitals(
     """
     if smallest_overlap(pencil, k_c) > CLOSE * threshold:
         return 0
-    factorisation, count = pencil.factorise_overlap(k_c, threshold)
+    _, count = pencil.factorise_overlap(k_c, threshold)
     if count == 0:
         return 0
     real = pencil.is_real_at(k_c)
@@ -84,7 +84,7 @@ def project_dependent_orbitals(
     random = np.random.default_rng([2, pencil.rows.start])
     start: NDArray[Any] = random.standard_normal((pencil.rows.nlocal, options.block))
     lowest = nearest_states(
-        lambda x, accuracy: pencil.solve(factorisation, x, real=real, accuracy=accuracy),
+        pencil.solve,
         lambda x: x,
         start if real else start.astype(np.complex128),
         pencil.comm,

@@ -67,6 +67,8 @@ class Eigenpairs:
         Number of states below `sigma`.
     sigma : float
         The shift in Hartree.
+    beyond_mn : ndarray, shape (rows of this rank, neighbours)
+        What a search found of states further out without their having converged, where asked for.
     """
 
     k_c: NDArray[np.float64]
@@ -76,6 +78,7 @@ class Eigenpairs:
     vectors_mn: NDArray[Any]
     count: int
     sigma: float
+    beyond_mn: NDArray[Any]
 
 
 def eigenpairs_near(
@@ -200,6 +203,7 @@ def states_around(
     *,
     options: KrylovOptions | None = None,
     known: Eigenpairs | None = None,
+    neighbours: tuple[int, int] = (0, 0),
 ) -> Eigenpairs:
     """Find the nearest states on both sides of a shift from one factorisation.
 
@@ -211,6 +215,8 @@ def states_around(
         States wanted under and over the shift; fewer come back where fewer exist.
     known : Eigenpairs, optional
         States at this k that need no search.
+    neighbours : (int, int)
+        So many on either side are wanted, the further ones as they are when the others converge.
 
     Other parameters and errors are those of `eigenpairs_near`.
     """
@@ -218,8 +224,8 @@ def states_around(
     _, count = search.shift_to(sigma)
     below, above = min(below, count), min(above, pencil.nstates(k_c) - count)
     split = int((search.energies_n < search.sigma).sum())
-    search.extend(below - split, above - (len(search.energies_n) - split))
-    return search.around(below, above)
+    search.extend(below - split, above - (len(search.energies_n) - split), neighbours=neighbours)
+    return search.around(max(below, neighbours[0]), max(above, neighbours[1]))
 
 
 class _Search:
@@ -338,24 +344,24 @@ class _Search:
             distance = min(distance, 0.5 * float(np.abs(others_n - first).min()))
         return float(first - side * distance)
 
-    def extend(self, below: int, above: int, patience: float = np.inf) -> None:
+    def extend(
+        self,
+        below: int,
+        above: int,
+        patience: float = np.inf,
+        neighbours: tuple[int, int] = (0, 0),
+    ) -> None:
         """Find unknown states on both sides of the shift and join them to those known.
 
-        What has not converged when patience, in vectors solved for, ends is kept as the rest.
+        What has not converged when patience, in vectors solved for, ends is kept as the rest, and
+        so are neighbours beyond the states that must have converged.
         """
         if below <= 0 and above <= 0:
             return
-        search = (
-            slepc_states
-            if self.options.slepc
-            else partial(
-                nearest_states, patience=patience, relaxed=self.factorisation.precision != DOUBLE
-            )
-        )
-        found = search(
-            lambda x, accuracy: self.pencil.solve(
-                self.factorisation, x, real=self.real, accuracy=accuracy
-            ),
+        relaxed = self.factorisation.precision != DOUBLE
+        search = partial(nearest_states, patience=patience, relaxed=relaxed, neighbours=neighbours)
+        found = (slepc_states if self.options.slepc else search)(
+            self.pencil.solve,
             lambda x: self.pencil.overlap_times(self.k_c, x),
             self._start(below, above),
             self.pencil.comm,
@@ -475,6 +481,7 @@ class _Search:
             self.vectors_mn[:, kept],
             count,
             anchor,
+            self.vectors_mn[:, :0] if self.rest is None else self.rest[1],
         )
 
 

@@ -60,7 +60,7 @@ class Precision:
 
 # For counts alone, for searches, and where neither suffices.
 COARSE = Precision(np.float32, 1e-5, 0.1)
-SINGLE = Precision(np.float32, 1e-6, 0.3)
+SINGLE = Precision(np.float32, 1e-6, 0.1)
 DOUBLE = Precision(np.float64, 1e-8, 0.01)
 
 

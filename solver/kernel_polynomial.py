@@ -236,8 +236,7 @@ class _Operator:
 
     def __init__(self, pencil: Pencil, k_c: Sequence[float] | NDArray[np.float64]) -> None:
         self.pencil, self.k_c = pencil, k_c
-        self.real = pencil.is_real_at(k_c)
-        self.factors, negative = pencil.factorise_overlap(k_c)
+        _, negative = pencil.factorise_overlap(k_c)
         if negative:
             raise InputError(
                 f"The overlap at k = {np.asarray(k_c)} is not positive definite; two atoms are "
@@ -246,7 +245,7 @@ class _Operator:
 
     def solve(self, right_mr: NDArray[Any]) -> NDArray[Any]:
         """Return S^-1 X."""
-        return self.pencil.solve(self.factors, right_mr, real=self.real)
+        return self.pencil.solve(right_mr)
 
     def times(self, vectors_mr: NDArray[Any]) -> NDArray[Any]:
         """Return S^-1 H X."""

@@ -26,13 +26,15 @@ ORTHOGONAL = 1e-8
 PASSES = 4
 # A search whose wanted states all have smaller relative residuals is allowed twice the patience.
 PROMISING = 1e-2
+# Relative residuals of neighbours that are returned with the wanted states.
+NEIGHBOURLY = 1e-5
 # Ritz values are looked at each time the space has grown by this part.
 GROWTH = 0.1
 
 # Relative accuracy of early solutions; later ones may be as much coarser as the states have
 # converged by then (Simoncini and Szyld, SIAM J. Sci. Comput. 25, 454 (2003)), and no coarser than
 # a largest error.
-EARLY_ACCURACY = 1e-7
+EARLY_ACCURACY = 5e-7
 COARSEST = 1e-3
 
 Product = Callable[[NDArray[Any]], NDArray[Any]]
@@ -78,7 +80,7 @@ class Nearest:
     vectors_mn : ndarray, shape (rows of this rank, states)
         What has converged, S-orthonormal up to rounding, each state once.
     rest_t : ndarray, shape (R,)
-        Ritz values t of wanted states that have not converged when the search was cut short.
+        Ritz values t of other states asked for, which have not converged when the search ended.
     rest_mn : ndarray, shape (rows of this rank, R)
         Their Ritz vectors.
     """
@@ -100,6 +102,7 @@ def nearest_states(
     patience: float = np.inf,
     *,
     relaxed: bool = False,
+    neighbours: tuple[int, int] = (0, 0),
 ) -> Nearest:
     """Find the states of A x = t S x whose t is nearest to zero, on either side of it.
 
@@ -127,11 +130,15 @@ def nearest_states(
         states begin to converge.
     relaxed : bool
         Whether late solutions may be coarse.
+    neighbours : (int, int)
+        So many on each side are returned, if they are more than `below` and `above`, the further
+        ones with relative residuals of 1e-5.
 
     Returns
     -------
     Nearest
-        At least the wanted states, where fewer exist all; fewer and a rest where patience ended.
+        At least the wanted states, where fewer exist all; fewer where patience ended. The rest are
+        wanted states that are missing, and neighbours.
 
     Raises
     ------
@@ -141,9 +148,10 @@ def nearest_states(
     space = _Space(overlap_times, comm, start_mn, known_mn)
     size = int(comm.allreduce(start_mn.shape[0])) - space.nknown
     below, above = min(below, size), min(above, size)
+    every = (max(below, neighbours[0]), max(above, neighbours[1]))
     wanted = below + above
     width = start_mn.shape[1]
-    largest = options.largest or max(6 * wanted, 64 * options.block)
+    largest = options.largest or max(6 * wanted, 4 * sum(every), 64 * options.block)
     largest = min(max(largest, 4 * width, wanted + 2 * width), size)
     space.reserve(largest + 2 * width)
     space.append(start_mn)
@@ -161,18 +169,15 @@ def nearest_states(
             ritz = space.ritz()
             if relaxed:
                 accuracy = _accuracy_after(ritz.largest_residual(below, above))
-            if exhausted or ritz.has_converged(below, above, options.tolerance):
-                chosen = ritz.chosen(below, above, options.tolerance)
-                return Nearest(space.vectors(ritz, chosen), np.zeros(0), start_mn[:, :0])
+            done = ritz.has_converged(below, above, options.tolerance)
+            if exhausted or (done and ritz.has_converged(*every, NEIGHBOURLY)):
+                return space.nearest(ritz, ritz.chosen(below, above, options.tolerance), *every)
             near_its_end = ritz.has_converged(below, above, PROMISING) and solved < 2.0 * patience
             if solved >= patience and not near_its_end:
-                good, rest = ritz.divided(below, above, options.tolerance)
-                return Nearest(
-                    space.vectors(ritz, good), 1.0 / ritz.theta_n[rest], space.vectors(ritz, rest)
-                )
+                return space.nearest(ritz, ritz.converged(options.tolerance), *every)
             if full:
                 break
-        space.restart(ritz, ritz.kept(below, above, largest - 2 * width))
+        space.restart(ritz, ritz.kept(*every, largest - 2 * width))
         looked_at = 0
     raise InputError(
         f"{wanted} states around the energy did not converge after {options.restarts} restarts of "
@@ -223,13 +228,14 @@ class _Ritz:
         wanted[self._outermost(above, True)] = True
         return np.flatnonzero(wanted | good)
 
-    def divided(
-        self, below: int, above: int, tolerance: float
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return what has converged, and the wanted states that have not."""
-        good = self.residual_n <= tolerance * np.abs(self.theta_n)
-        wanted = np.concatenate([self._outermost(below, False), self._outermost(above, True)])
-        return np.flatnonzero(good), wanted[~good[wanted]]
+    def converged(self, tolerance: float) -> NDArray[np.int64]:
+        """Return what has converged."""
+        return np.flatnonzero(self.residual_n <= tolerance * np.abs(self.theta_n))
+
+    def others(self, below: int, above: int, found: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the outermost values of both signs that are not among those found."""
+        every = np.concatenate([self._outermost(below, False), self._outermost(above, True)])
+        return every[~np.isin(every, found)]
 
     def kept(self, below: int, above: int, room: int) -> NDArray[np.int64]:
         """Return what a restart keeps: the wanted states and half as many beyond them."""
@@ -301,9 +307,11 @@ class _Space:
         coupling = self.coupling @ turn[self.size - self.coupling.shape[1] :]
         return _Ritz(theta_n, turn, np.linalg.norm(coupling, axis=0), coupling)
 
-    def vectors(self, ritz: _Ritz, chosen: NDArray[np.int64]) -> NDArray[Any]:
-        """Return Ritz vectors."""
-        return self.v[:, : self.size] @ ritz.turn[:, chosen]
+    def nearest(self, ritz: _Ritz, found: NDArray[np.int64], below: int, above: int) -> Nearest:
+        """Return what was found, and the rest of some states on both sides."""
+        rest = ritz.others(below, above, found)
+        vectors = [self.v[:, : self.size] @ ritz.turn[:, chosen] for chosen in (found, rest)]
+        return Nearest(vectors[0], 1.0 / ritz.theta_n[rest], vectors[1])
 
     def restart(self, ritz: _Ritz, kept: NDArray[np.int64]) -> None:
         """Shrink the space to some Ritz vectors and the block that follows them."""

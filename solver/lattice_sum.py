@@ -39,6 +39,8 @@ class LatticeSum:
         m takes rows 2m and 2m + 1, the entry a + ib is ((a, -b), (b, a)).
     upper : bool
         Whether only entries on and above the diagonal are kept.
+    order_i : ndarray of int64, shape (N,), optional
+        Order in which atoms are eliminated, if it is known.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class LatticeSum:
         *,
         real: bool,
         upper: bool,
+        order_i: NDArray[np.int64] | None = None,
     ) -> None:
+        self._known_order_i = order_i
         self.operators, self.rows, self.comm, self.real = operators, rows, comm, real
         keys = [block_keys(rows, x)[kept[name]] for name, x in operators.items()]
         self._pattern = BlockPattern(rows, keys, upper=upper)
@@ -90,20 +94,27 @@ class LatticeSum:
         return SymmetricPattern(
             np.repeat(own + np.int32(1), np.diff(indptr)),
             columns + np.int32(1),
-            self._order(copies),
+            self._places(copies),
             copies * rows.start_r,
         )
 
-    def _order(self, copies: int) -> NDArray[np.int32]:
-        """Return the place of each row in the order of elimination, counted from 1."""
-        rows, pattern = self.rows, self._pattern
+    @cached_property
+    def order_i(self) -> NDArray[np.int64]:
+        """Order in which atoms are eliminated, shape (N,). Collective where it is not known."""
+        if self._known_order_i is not None:
+            return self._known_order_i
+        pattern = self._pattern
         parts = self.comm.gather(np.stack([pattern.first_q, pattern.second_q]))
-        order_i = None
+        found_i = None
         if parts is not None:
             pairs = np.hstack(parts)
             both = np.hstack([pairs, pairs[::-1]])
-            order_i = dissect(both[0], both[1], rows.norb_i).order_i
-        order_i = self.comm.bcast(order_i)
+            found_i = dissect(both[0], both[1], self.rows.norb_i).order_i
+        return np.asarray(self.comm.bcast(found_i))
+
+    def _places(self, copies: int) -> NDArray[np.int32]:
+        """Return the place of each row in the order of elimination, counted from 1."""
+        rows, order_i = self.rows, self.order_i
         norb = copies * rows.norb_i[order_i]
         row = np.repeat(copies * rows.first_row_i[order_i], norb) + ragged_arange(norb)
         place_m = np.empty(len(row), dtype=np.int32)

@@ -23,7 +23,7 @@ from hamgnn_solve.solver.reduced_space import (
     Window,
     assessed,
     choose_states,
-    products,
+    multiplied,
     reduced_states,
 )
 from hamgnn_solve.solver.shifted_inverse import ShiftedInverse
@@ -83,11 +83,10 @@ class Piece:
         basis_mn, of_nodes = periodic_mn @ turn, turn.conj().T @ gram
         matrices = []
         for k_c in nodes_jc:
-            v_mn = anchors.phase(k_c)[:, None] * basis_mn
-            h_mn, s_mn = products(pencil, k_c, v_mn)
-            t_mn = h_mn - window.centre * s_mn
+            v = multiplied(pencil, k_c, anchors.phase(k_c)[:, None] * basis_mn)
+            t_mn = v.h_mn - window.centre * v.s_mn
             divided_mn = inverse.times(k_c, t_mn, STEPS)
-            pairs = ((v_mn, h_mn), (v_mn, s_mn), (t_mn, divided_mn))
+            pairs = ((v.vectors_mn, v.h_mn), (v.vectors_mn, v.s_mn), (t_mn, divided_mn))
             matrices.append([comm.allreduce(x.conj().T @ y) for x, y in pairs])
         ends = np.cumsum([x.shape[1] for x in states])
         return ProjectedPiece(
@@ -138,15 +137,16 @@ class ProjectedPiece:
             choose_states(h, s, self.window, inverse.shift, lambda c: c.conj().T @ square @ c)
         )
         vectors_mn = self.anchors.phase(k_c)[:, None] * (self.basis_mn @ (span @ turn))
-        h_mn, s_mn = products(self.pencil, k_c, vectors_mn)
-        return assessed(energies_n, vectors_mn, h_mn, s_mn, inverse.by_atoms, inverse)
+        found = multiplied(self.pencil, k_c, vectors_mn)
+        return assessed(energies_n, found, inverse.by_atoms, inverse)
 
     def without_interpolation(
         self, k_c: NDArray[np.float64], nodes: int, steps: int
     ) -> ReducedStates:
         """Return the same from H(k) and S(k) themselves, folded in more steps. Collective."""
-        trial_mn = self.anchors.phase(k_c)[:, None] * (self.basis_mn @ self._span(k_c, nodes))
-        return reduced_states(self.pencil, k_c, trial_mn, self.window, self.inverse, steps)
+        vectors_mn = self.anchors.phase(k_c)[:, None] * (self.basis_mn @ self._span(k_c, nodes))
+        trial = multiplied(self.pencil, k_c, vectors_mn)
+        return reduced_states(k_c, trial, self.window, self.inverse, steps)
 
     def _span(self, k_c: NDArray[np.float64], nodes: int) -> NDArray[np.complex128]:
         """Return coefficients of orthonormal vectors that span the states of the nearest nodes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,10 @@ from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.operator import BlockOperator, phases
 from hamgnn_solve.parallel.block_product import BlockProduct
 from hamgnn_solve.parallel.rows import OrbitalRows
-from hamgnn_solve.solver.factorisation import (
-    COARSE,
-    DOUBLE,
-    Factorisation,
-    FactorOptions,
-    Precision,
-    SingularMatrixError,
-)
+from hamgnn_solve.solver.factorisation import Factorisation, FactorOptions
 from hamgnn_solve.solver.lattice_sum import LatticeSum
 from hamgnn_solve.solver.pattern import PART
+from hamgnn_solve.solver.pencil_factors import Combination, PencilFactors
 from hamgnn_solve.solver.petsc import PETSc
 
 __all__ = ["Pencil", "is_real_point"]
@@ -32,11 +25,6 @@ __all__ = ["Pencil", "is_real_point"]
 LARGEST_ASYMMETRY = 1e-4
 # Solutions are corrected until their relative error is expected to be smaller.
 ACCURACY = 1e-10
-# Factors whose corrections do not shrink to this part at each step are made anew, more precisely.
-CONTRACTION = 0.05
-# Vectors on which that is tried, and failures in a row after which a precision is tried no more.
-TRIALS = 2
-FAILURES = 2
 # Where H and its adjoint are compared; no image R is left without a phase of its own.
 GENERAL_K = (0.1234, -0.2345, 0.3456)
 
@@ -60,11 +48,6 @@ class Pencil:
     matrix, for its LDL^T factors, and there only what matters: the upper triangle, without
     the blocks whose entries are negligible: the tail of an overlap with projectors would
     double the factors. Energies, residuals and the last Rayleigh-Ritz step have all blocks.
-
-    Factors of A = H - sigma S are in single precision where that suffices. With A + E what they are
-    of, A + t E = (1 + t E A^-1) A is regular for all t in 0..1 where iterative refinement with them
-    converges, so that they count the states of A itself. That is tried on random vectors; where it
-    does not converge well they are made anew, more precisely. Solutions are refined with A.
 
     At k with 2k a reciprocal lattice vector that matrix is real and has one row an orbital.
     At every other k, and at all k where H(R) has an imaginary part, it is the real symmetric
@@ -110,22 +93,15 @@ class Pencil:
         self.electrons_per_band = electrons_per_band
         self.factor_options = factor_options or FactorOptions()
         self.operators: dict[str, BlockOperator] = {"H": hamiltonian, "S": overlap}
-        # What multiplies the blocks of each operator beside the phase.
-        self._unit: dict[str, complex] = {"H": 1.0, "S": 1.0}
+        # What multiplies the blocks of H beside the phase.
+        self.units: dict[str, complex] = {"H": 1.0}
         if imaginary is not None:
-            self.operators["Im H"], self._unit["Im H"] = imaginary, 1j
+            self.operators["Im H"], self.units["Im H"] = imaginary, 1j
         self._check_blocks()
         self._products = {
             name: BlockProduct(operator, rows, comm) for name, operator in self.operators.items()
         }
-        # How many matrices have been factorised.
-        self.factorisations = 0
-        # By whether the matrix is real, and how precisely it is factorised.
-        self._sums: dict[tuple[bool, Precision], LatticeSum] = {}
-        self._factors: tuple[tuple[bool, Precision], Factorisation] | None = None
-        self._failures: dict[Precision, int] = {}
-        # What the factors at hand are of, and how many states they counted.
-        self._factored: _Factored | None = None
+        self._factors = PencilFactors(self)
         # Directions taken out of the pencil at some k, and what divides along them.
         self._excluded: dict[tuple[float, ...], NDArray[Any]] = {}
         self._constraint: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None = None
@@ -135,6 +111,11 @@ class Pencil:
     def norbitals(self) -> int:
         """Number of orbitals in the cell, the number of bands."""
         return self.rows.nrows
+
+    @property
+    def factorisations(self) -> int:
+        """How many matrices have been factorised."""
+        return self._factors.factorisations
 
     def is_real_at(self, k_c: Sequence[float] | NDArray[np.float64]) -> bool:
         """Tell whether H(k) and S(k) are real."""
@@ -154,6 +135,36 @@ class Pencil:
     ) -> NDArray[Any]:
         """Return S(k) X, shape (rows of this rank, vectors). Collective."""
         return self._times("S", k_c, vectors_mn)
+
+    def carried_times(
+        self,
+        k_c: Sequence[float] | NDArray[np.float64],
+        phase_i: NDArray[np.complex128],
+        vectors_mn: NDArray[np.float64],
+    ) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+        """Return H(k) and S(k) times real vectors that phases of the atoms multiply. Collective.
+
+        The phases go to the blocks, so that the vectors stay real, at half the cost.
+
+        Parameters
+        ----------
+        k_c : array_like, shape (3,)
+            Fractional k.
+        phase_i : ndarray of complex128, shape (N,)
+            Of length one.
+        vectors_mn : ndarray, shape (rows of this rank, vectors)
+        """
+        if "Im H" in self.operators:
+            raise ValueError("states of a pencil with an imaginary part are complex everywhere")
+        rows = self.rows
+        phase_m = np.repeat(phase_i[rows.owned], rows.norb_i[rows.owned])[:, None]
+        products = []
+        for name in ("H", "S"):
+            pairs = self.operators[name].pairs
+            relative_p = phase_i[pairs.second_p] * phase_i[pairs.first_p].conj()
+            phase_p = phases(self.operators[name], k_c) * relative_p
+            products.append(phase_m * self._products[name].complex(phase_p, vectors_mn))
+        return products[0], products[1]
 
     def factorise(
         self,
@@ -182,15 +193,15 @@ class Pencil:
             When sigma hits an eigenvalue: a pivot vanishes, or a state of the embedding is not
             counted twice.
         """
-        matrix = (_key(k_c), 1.0, -sigma, 0.0)
-        constrained = matrix[0] in self._excluded
-        precisions = [
-            precision
-            for precision in self.factor_options.precisions
-            if (counting or precision != COARSE) and self._failures.get(precision, 0) < FAILURES
-        ]
-        # Along directions that are almost dependent a matrix is too small for single precision.
-        return self._factorise(matrix, [DOUBLE] if constrained else precisions)
+        excluded = self._excluded.get(_key(k_c))
+        self._constraint = None
+        factorisation, count = self._factors.factorise(
+            Combination(_key(k_c), 1.0, -sigma),
+            counting=counting,
+            # Along directions that are almost dependent a matrix is too small for less.
+            double=excluded is not None,
+        )
+        return factorisation, count - (0 if excluded is None else self._constrain(excluded))
 
     def factorise_overlap(
         self, k_c: Sequence[float] | NDArray[np.float64], threshold: float = 0.0
@@ -204,7 +215,9 @@ class Pencil:
         SingularMatrixError
             When the threshold hits an eigenvalue.
         """
-        return self._factorise((_key(k_c), 0.0, 1.0, threshold), [DOUBLE])
+        self._constraint = None
+        matrix = Combination(_key(k_c), 0.0, 1.0, threshold)
+        return self._factors.factorise(matrix, double=True)
 
     def project_out(
         self, k_c: Sequence[float] | NDArray[np.float64], directions_mn: NDArray[Any]
@@ -217,7 +230,6 @@ class Pencil:
             Orthonormal.
         """
         self._excluded[_key(k_c)] = directions_mn
-        self._factored = None
 
     def without_excluded(
         self, k_c: Sequence[float] | NDArray[np.float64], vectors_mn: NDArray[Any]
@@ -233,33 +245,17 @@ class Pencil:
         excluded = self._excluded.get(_key(k_c))
         return self.norbitals - (0 if excluded is None else excluded.shape[1])
 
-    def solve(
-        self,
-        factorisation: Factorisation,
-        right_mn: NDArray[Any],
-        *,
-        real: bool,
-        accuracy: float = ACCURACY,
-    ) -> NDArray[Any]:
-        """Solve (H - sigma S) X = B with factors of `factorise`. Collective.
+    def solve(self, right_mn: NDArray[Any], accuracy: float = ACCURACY) -> NDArray[Any]:
+        """Solve (H - sigma S) X = B with the factors that were made last. Collective.
 
         Parameters
         ----------
-        factorisation : Factorisation
         right_mn : ndarray, shape (rows of this rank, columns)
-            Complex where the factors are those of the embedding.
-        real : bool
-            Whether the factors are those of a real matrix; complex right-hand sides are then
-            solved as two real ones.
+            Complex ones are solved as two real ones where the matrix is real.
         accuracy : float
-            Relative error up to which solutions of single factors are corrected.
+            Relative error up to which solutions are corrected.
         """
-        if self._factored is None:
-            raise ValueError("nothing has been factorised")
-        solution_mn = _divide(factorisation, right_mn, real=real)
-        for _ in range(self._factored.corrections(accuracy)):
-            rest_mn = right_mn - self._factored_times(solution_mn)
-            solution_mn += _divide(factorisation, rest_mn, real=real)
+        solution_mn = self._factors.solve(right_mn, accuracy)
         if self._constraint is None:
             return solution_mn
         # With Q the excluded directions and Z = A^-1 Q: A^-1 B - Z (Q^+ Z)^-1 Z^+ B.
@@ -283,7 +279,7 @@ class Pencil:
                 name: self.operators[name] for name in names if name in self.operators
             }
             whole = LatticeSum(chosen, every, self.rows, self.comm, real=real, upper=False)
-            values = whole.entries(k_c, {name: self._unit[name] for name in chosen})
+            values = whole.entries(k_c, {name: self.units.get(name, 1.0) for name in chosen})
             made.append(
                 PETSc.Mat().createAIJ((size, size), csr=(*whole.csr, values), comm=self.comm)
             )
@@ -291,9 +287,7 @@ class Pencil:
 
     def free_factors(self) -> None:
         """Give the memory of all factors back. Collective."""
-        if self._factors is not None:
-            self._factors[1].destroy()
-        self._factors, self._factored = None, None
+        self._factors.free()
 
     def _times(
         self, name: str, k_c: Sequence[float] | NDArray[np.float64], vectors_mn: NDArray[Any]
@@ -304,118 +298,14 @@ class Pencil:
             return self._products[name].weighted(weights, vectors_mn)[:, 0]
         return self._products[name].complex(phase_p, vectors_mn)
 
-    def _factored_times(self, vectors_mn: NDArray[Any]) -> NDArray[Any]:
-        """Return the whole matrix whose factors are at hand times vectors."""
-        if self._factored is None:
-            raise ValueError("nothing has been factorised")
-        k_c, factor_h, factor_s, threshold = self._factored.matrix
-        product = factor_s * self.overlap_times(k_c, vectors_mn) - threshold * vectors_mn
-        if factor_h:
-            product += factor_h * self.hamiltonian_times(k_c, vectors_mn)
-        return product
-
-    def _factorise(
-        self, matrix: _Matrix, precisions: Sequence[Precision]
-    ) -> tuple[Factorisation, int]:
-        """Factorise in the first of some precisions that suffices, or else in the last."""
-        if self._factored is not None and self._factors and self._factored.matrix == matrix:
-            return self._factors[1], self._factored.count
-        self._factored, self._constraint = None, None
-        for precision in precisions[:-1]:
-            if self._refinable(matrix, precision):
-                break
-        else:
-            self._factored = _Factored(matrix, self._factors_of(matrix, precisions[-1]))
-        if self._factors is None or self._factored is None:
-            raise ValueError("factors that were made are gone")
-        factorisation, excluded = self._factors[1], self._excluded.get(matrix[0])
-        if excluded is not None and matrix[1]:
-            real = self.is_real_at(matrix[0])
-            taken = self._constrain(factorisation, excluded, real=real)
-            self._factored = replace(self._factored, count=self._factored.count - taken)
-        return factorisation, self._factored.count
-
-    def _refinable(self, matrix: _Matrix, precision: Precision) -> bool:
-        """Factorise a matrix and tell whether refinement of solutions converges well."""
-        try:
-            count = self._factors_of(matrix, precision)
-        except SingularMatrixError:
-            return False
-        self._factored = _Factored(matrix, count)
-        first, second = self._refinement(real=self.is_real_at(matrix[0]))
-        if max(first, second) < CONTRACTION:
-            self._failures[precision] = 0
-            self._factored = _Factored(matrix, count, first, second)
-            return True
-        self._factored = None
-        self._failures[precision] = self._failures.get(precision, 0) + 1
-        return False
-
-    def _refinement(self, *, real: bool) -> tuple[float, float]:
-        """Return how large the first correction of random solutions is, and the second beside it.
-
-        The larger of a few vectors. Along a direction that changes the count the second is as
-        large as the first (Higham, Accuracy and Stability of Numerical Algorithms, section 12.1).
-        """
-        if self._factors is None:
-            raise ValueError("nothing has been factorised")
-        factorisation = self._factors[1]
-        random = np.random.default_rng([4, self.rows.start])
-        right_mn: NDArray[Any] = random.standard_normal((self.rows.nlocal, TRIALS))
-        if not real:
-            right_mn = right_mn + 1j * random.standard_normal(right_mn.shape)
-        solution_mn = _divide(factorisation, right_mn, real=real)
-        lengths = [self._lengths(solution_mn)]
-        for _ in range(2):
-            rest_mn = right_mn - self._factored_times(solution_mn)
-            correction_mn = _divide(factorisation, rest_mn, real=real)
-            solution_mn = solution_mn + correction_mn
-            lengths.append(self._lengths(correction_mn))
-        with np.errstate(all="ignore"):
-            return float((lengths[1] / lengths[0]).max()), float((lengths[2] / lengths[1]).max())
-
-    def _lengths(self, vectors_mn: NDArray[Any]) -> NDArray[np.float64]:
-        squared_n = (np.abs(vectors_mn) ** 2).sum(axis=0)
-        return np.sqrt(np.asarray(self.comm.allreduce(squared_n)))
-
-    def _factors_of(self, matrix: _Matrix, precision: Precision) -> int:
-        """Factorise a matrix; return how many of its eigenvalues are negative."""
-        k_c, factor_h, factor_s, threshold = matrix
-        real = self.is_real_at(k_c)
-        kind = (real, precision)
-        if kind not in self._sums:
-            kept = {name: x.larger_than(precision.negligible) for name, x in self.operators.items()}
-            self._sums[kind] = LatticeSum(
-                self.operators, kept, self.rows, self.comm, real=real, upper=True
-            )
-        summed = self._sums[kind]
-        factors = {name: unit * factor_h for name, unit in self._unit.items()}
-        values_n = summed.entries(k_c, {**factors, "S": factor_s})
-        # A row of the upper triangle starts on the diagonal.
-        values_n[summed.csr[0][:-1]] -= threshold
-        if self._factors is not None and self._factors[0] != kind:
-            # Factors of two kinds at once would need the memory of both.
-            self.free_factors()
-        if self._factors is None:
-            pattern = summed.symmetric_pattern
-            made = Factorisation(pattern, self.comm, self.factor_options, precision)
-            self._factors = (kind, made)
-        negative = self._factors[1].factor(values_n)
-        self.factorisations += 1
-        if not real and negative % 2:
-            raise SingularMatrixError
-        return negative if real else negative // 2
-
-    def _constrain(
-        self, factorisation: Factorisation, excluded: NDArray[Any], *, real: bool
-    ) -> int:
+    def _constrain(self, excluded: NDArray[Any]) -> int:
         """Prepare solutions orthogonal to Q; return how many negative eigenvalues Q had taken.
 
         The inertia of the bordered matrix ((A, Q), (Q^+, 0)) is that of A plus that of -Q^+ A^-1 Q,
         and that of A in the complement of Q plus one of each sign for each direction (Haynsworth,
         Linear Algebra Appl. 1, 73 (1968)).
         """
-        divided = _divide(factorisation, excluded, real=real)
+        divided = self._factors.divide(excluded)
         small = self.comm.allreduce(excluded.conj().T @ divided)
         small = 0.5 * (small + small.conj().T)
         self._constraint = (excluded, divided, np.linalg.inv(small))
@@ -462,49 +352,6 @@ class Pencil:
         adjoint_m = self.comm.allreduce(adjoint_m) * (-1.0 if name == "Im H" else 1.0)
         difference = np.abs(direct_m[:, 0] - adjoint_m[rows.start : rows.stop]).max(initial=0.0)
         return float(self.comm.allreduce(difference, op=MPI.MAX))
-
-
-# k, and the factors of H, S and -1 in what is factorised.
-_Matrix = tuple[tuple[float, ...], float, float, float]
-
-
-@dataclass(frozen=True)
-class _Factored:
-    """What the factors at hand are of, the states they counted, and how solutions are refined.
-
-    Parameters
-    ----------
-    matrix : _Matrix
-    count : int
-    first : float
-        Relative length of the first correction; 0 for factors in double precision.
-    contraction : float
-        Length of each correction beside the one before.
-    """
-
-    matrix: _Matrix
-    count: int
-    first: float = 0.0
-    contraction: float = 0.0
-
-    def corrections(self, accuracy: float) -> int:
-        """Return how many corrections make a relative error smaller."""
-        number, error = 0, self.first
-        while error > accuracy:
-            number, error = number + 1, error * self.contraction
-        return number
-
-
-def _divide(factorisation: Factorisation, right_mn: NDArray[Any], *, real: bool) -> NDArray[Any]:
-    """Solve with factors of a real matrix or of an embedding."""
-    if not real:
-        columns = np.ascontiguousarray(right_mn.T, dtype=np.complex128)
-        solution = factorisation.solve(columns.view(np.float64).T)
-        return np.ascontiguousarray(solution.T).view(np.complex128).T
-    if not np.iscomplexobj(right_mn):
-        return factorisation.solve(right_mn)
-    both = factorisation.solve(np.hstack([right_mn.real, right_mn.imag]))
-    return np.asarray(both[:, : right_mn.shape[1]] + 1j * both[:, right_mn.shape[1] :])
 
 
 def _key(k_c: Sequence[float] | NDArray[np.float64]) -> tuple[float, ...]:

@@ -194,7 +194,7 @@ class _ReducedSolver:
         below, above = bands.middle - bands.first + 1, bands.last - bands.middle
         sides = self.sides or (RICHER * below, RICHER * above)
         sigma = self.start(k_c) if self.sides is None else self.sigma
-        states = states_around(pencil, k_c, sigma, *sides, options=krylov)
+        states = states_around(pencil, k_c, sigma, below, above, options=krylov, neighbours=sides)
         if self.sides is None:
             self.sides = _balanced(states, below, above, self.anchor_bands)
             self.sigma = states.sigma
@@ -285,10 +285,10 @@ class _ReducedSolver:
             many = len(images) > MOST_IMAGES or len(images) * self.anchor_bands > MOST_VECTORS
             if number > FEWEST_IMAGES and many:
                 break
-            trial_mn = self.anchors.carried(k_c, images)
+            trial = self.anchors.trial(k_c, images)
             # In a larger space states are told from the rest by sharper residuals.
             steps = max(FEWEST_STEPS, len(images))
-            states = reduced_states(self.pencil, k_c, trial_mn, self.window, self.inverse, steps)
+            states = reduced_states(k_c, trial, self.window, self.inverse, steps)
             good = self.wanted(k_c, states)
             if good is not None:
                 self.images = number
@@ -302,7 +302,8 @@ class _ReducedSolver:
         states = self.states_at(k_c)
         self.adopt(states)
         self.direct += 1
-        return _Found(self.counted(states), states.vectors_mn.astype(np.complex128))
+        every_mn = np.hstack([states.vectors_mn, states.beyond_mn])
+        return _Found(self.counted(states), every_mn.astype(np.complex128))
 
     def piece(self, piece: Piece) -> Iterator[tuple[int, _Found]]:
         """Yield the bands along a straight piece of the path."""
@@ -333,7 +334,7 @@ class _ReducedSolver:
         """Return the states of the window at a node of a piece."""
         if is_real_point(k_c):
             nearest = self.anchors.nearest(k_c, 1)[0]
-            return self.anchors.carried(k_c, [nearest])
+            return self.anchors.carried(k_c, nearest)
         return self.at(k_c).vectors_mn
 
 

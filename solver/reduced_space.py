@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from hamgnn_solve.solver.pencil import Pencil
 from hamgnn_solve.solver.shifted_inverse import ShiftedInverse
 
-__all__ = ["ReducedStates", "Window", "assessed", "choose_states", "products", "reduced_states"]
+__all__ = [
+    "ReducedStates",
+    "Trial",
+    "Window",
+    "assessed",
+    "choose_states",
+    "multiplied",
+    "reduced_states",
+]
 
 # Directions of the trial vectors with a smaller share of the overlap are left out.
 INDEPENDENT = 1e-7
@@ -59,6 +67,21 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """Vectors at one k with their products.
+
+    Parameters
+    ----------
+    vectors_mn, h_mn, s_mn : ndarray of complex128, shape (rows of this rank, n)
+        X, H(k) X and S(k) X.
+    """
+
+    vectors_mn: NDArray[np.complex128]
+    h_mn: NDArray[np.complex128]
+    s_mn: NDArray[np.complex128]
+
+
+@dataclass(frozen=True)
 class ReducedStates:
     """States found in a space of trial vectors at one k.
 
@@ -81,9 +104,8 @@ class ReducedStates:
 
 
 def reduced_states(
-    pencil: Pencil,
     k_c: NDArray[np.float64],
-    trial_mn: NDArray[np.complex128],
+    trial: Trial,
     window: Window,
     inverse: ShiftedInverse,
     steps: int,
@@ -92,10 +114,9 @@ def reduced_states(
 
     Parameters
     ----------
-    pencil : Pencil
     k_c : ndarray, shape (3,)
         Fractional k.
-    trial_mn : ndarray, shape (rows of this rank, m)
+    trial : Trial
     window : Window
     inverse : ShiftedInverse
     steps : int
@@ -106,9 +127,8 @@ def reduced_states(
     ReducedStates
         All vectors that come near to a state in the window; `errors_n` tells how near.
     """
-    comm = pencil.comm
-    h_mn, s_mn = products(pencil, k_c, trial_mn)
-    h, s = (comm.allreduce(trial_mn.conj().T @ x) for x in (h_mn, s_mn))
+    comm, h_mn, s_mn = inverse.pencil.comm, trial.h_mn, trial.s_mn
+    h, s = (comm.allreduce(trial.vectors_mn.conj().T @ x) for x in (h_mn, s_mn))
 
     def folded(chosen: NDArray[Any]) -> NDArray[Any]:
         # One rank decides, so that rounding cannot make two ranks keep different states.
@@ -116,17 +136,13 @@ def reduced_states(
         return np.asarray(comm.allreduce(t_mn.conj().T @ inverse.times(k_c, t_mn, steps)))
 
     energies_n, turn = comm.bcast(choose_states(h, s, window, inverse.shift, folded))
-    h_mn, s_mn, vectors_mn = h_mn @ turn, s_mn @ turn, trial_mn @ turn
-    return assessed(
-        energies_n, vectors_mn, h_mn, s_mn, lambda x: inverse.times(k_c, x, steps), inverse
-    )
+    found = Trial(trial.vectors_mn @ turn, h_mn @ turn, s_mn @ turn)
+    return assessed(energies_n, found, lambda x: inverse.times(k_c, x, steps), inverse)
 
 
 def assessed(
     energies_n: NDArray[np.float64],
-    vectors_mn: NDArray[np.complex128],
-    h_mn: NDArray[np.complex128],
-    s_mn: NDArray[np.complex128],
+    found: Trial,
     divide: Callable[[NDArray[Any]], NDArray[Any]],
     inverse: ShiftedInverse,
 ) -> ReducedStates:
@@ -137,17 +153,20 @@ def assessed(
 
     Parameters
     ----------
-    energies_n, vectors_mn
-        States.
-    h_mn, s_mn : ndarray
-        H(k) and S(k) times the vectors.
+    energies_n : ndarray, shape (n,)
+    found : Trial
+        The states.
     divide : callable
         Applies (H(k) + c S(k))^-1, or what stands for it.
     inverse : ShiftedInverse
         Whose c that is.
     """
-    residual_mn = h_mn - s_mn * energies_n
-    pairs = ((residual_mn, residual_mn), (s_mn, s_mn), (residual_mn, divide(residual_mn)))
+    residual_mn = found.h_mn - found.s_mn * energies_n
+    pairs = (
+        (residual_mn, residual_mn),
+        (found.s_mn, found.s_mn),
+        (residual_mn, divide(residual_mn)),
+    )
     sums = np.stack([np.einsum("mn,mn->n", x.conj(), y).real for x, y in pairs])
     comm = inverse.pencil.comm
     residual_n, norm_n, weighted_n = comm.bcast(comm.allreduce(sums))
@@ -156,7 +175,7 @@ def assessed(
         energies_n,
         np.maximum(weighted_n, 0.0) * scale_n,
         np.sqrt(residual_n / norm_n),
-        vectors_mn,
+        found.vectors_mn,
     )
 
 
@@ -195,16 +214,16 @@ def choose_states(
     return energies_n[inside], chosen @ turn[:, inside]
 
 
-def products(
+def multiplied(
     pencil: Pencil, k_c: NDArray[np.float64], vectors_mn: NDArray[np.complex128]
-) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
-    """Return H(k) X and S(k) X, some vectors at a time to bound the memory. Collective."""
+) -> Trial:
+    """Return vectors with H(k) X and S(k) X, some at a time to bound the memory. Collective."""
     h_mn, s_mn = np.empty_like(vectors_mn), np.empty_like(vectors_mn)
     for start in range(0, vectors_mn.shape[1], COLUMNS):
         part = slice(start, start + COLUMNS)
         h_mn[:, part] = pencil.hamiltonian_times(k_c, vectors_mn[:, part])
         s_mn[:, part] = pencil.overlap_times(k_c, vectors_mn[:, part])
-    return h_mn, s_mn
+    return Trial(vectors_mn, h_mn, s_mn)
 
 
 def _hermitian(matrix: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[Any]]:

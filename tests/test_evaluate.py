@@ -28,7 +28,13 @@ from hamgnn_solve.core.operator import BlockOperator, dense_matrix
 from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.core.units import EV_PER_HARTREE
 from hamgnn_solve.training.comparison import compare
-from hamgnn_solve.training.evaluate import EnergyRanges, error_table, evaluate, summary
+from hamgnn_solve.training.evaluate import (
+    EnergyRanges,
+    _fermi_level,
+    error_table,
+    evaluate,
+    summary,
+)
 from hamgnn_solve.training.label_file import Label, write_label
 from hamgnn_solve.training.model_card import model_card
 
@@ -139,7 +145,7 @@ def test_perfect_model_is_perfect(model: Model) -> None:
     assert all(total < 1e-9 for total, _ in errors.sums.values())
     assert abs(errors.gap_error) < 1e-9
     assert max(abs(errors.valence_edge), abs(errors.conduction_edge)) < 1e-9
-    assert max(errors.window, errors.aligned_window, abs(errors.lowest)) < 1e-9
+    assert max(errors.window, abs(errors.lowest)) < 1e-9
     assert errors.dos_overlap == pytest.approx(1.0, abs=1e-9)
 
 
@@ -148,9 +154,8 @@ def test_constant_in_the_potential_is_no_error_but_shows(model: Model) -> None:
     errors = evaluate(model, "one", label_moved_by(model, shift))
     assert errors.shift == pytest.approx(EV_PER_HARTREE * shift, rel=1e-9)
     assert all(total < 1e-9 for total, _ in errors.sums.values())
-    assert max(errors.aligned_window, abs(errors.lowest), abs(errors.gap_error)) < 1e-9
+    assert max(errors.window, abs(errors.lowest), abs(errors.gap_error)) < 1e-9
     # Without the shift every energy is too low by just that.
-    assert errors.window == pytest.approx(EV_PER_HARTREE * shift, rel=1e-9)
     assert errors.valence_edge == pytest.approx(-EV_PER_HARTREE * shift, rel=1e-9)
     assert errors.dos_overlap == pytest.approx(1.0, abs=1e-9)
 
@@ -226,8 +231,8 @@ def test_molecule_is_compared_around_its_gap_and_without_images(model: Model) ->
     details = {**wide.details, "fermi_level": 0.5 * float(levels[0, 5] + levels[0, 6])}
     wide = replace(wide, eigenvalues_kn=levels, details=details)
     errors = evaluate(model, "molecule", wide, EnergyRanges(window=1e-6))
-    # The HOMO is off by the constant, the LUMO by that and what was added: both count.
-    assert errors.window == pytest.approx(EV_PER_HARTREE * (0.01 + 1.01) / 2, rel=1e-6)
+    # From the middle of each gap HOMO and LUMO are off by half of what was added: both count.
+    assert errors.window == pytest.approx(EV_PER_HARTREE * 0.5, rel=1e-6)
     near = replace(wide, cell_cc=np.diag([8.0, 8.0, 8.0]))
     assert np.array_equal(
         compare(model, "one", near).predicted.values, compare(model, "one", wide).predicted.values
@@ -251,6 +256,17 @@ def test_metals_have_no_band_edges(model: Model) -> None:
     assert np.isnan(half_filled.gap)
     assert summary([half_filled])["gap_mae_eV"] is None
     assert " - " in error_table([half_filled])
+
+
+def test_energies_count_from_the_middle_of_the_gap() -> None:
+    energies_kn = np.array([[-2.0, -1.0, 1.0, 4.0], [-3.0, -1.5, 2.0, 3.0]])
+    assert _fermi_level(energies_kn, 2.0) == pytest.approx(0.0)
+    # Metals: the fourth energy at the first k-point lies below the third at the second.
+    energies_kn[0, 3] = 1.5
+    assert _fermi_level(energies_kn, 3.0) == pytest.approx(1.75)
+    # Half a level filled at each k-point is one filled level of two; at one k-point it is half.
+    assert _fermi_level(energies_kn, 2.5) == pytest.approx(1.25)
+    assert _fermi_level(energies_kn[:1], 2.5) == 1.0
 
 
 def test_label_in_the_orbitals_of_openmx(openmx_model: Model) -> None:

@@ -35,9 +35,9 @@ def test_factors_on_disk_are_the_same() -> None:
     solutions, counts = [], []
     for options in (FactorOptions(), FactorOptions(out_of_core=True)):
         pencil = silicon(options)
-        factorisation, count = pencil.factorise(GAMMA, -0.1)
+        _, count = pencil.factorise(GAMMA, -0.1)
         right = np.random.default_rng(1).standard_normal((pencil.norbitals, 3))
-        solutions.append(pencil.solve(factorisation, right, real=True))
+        solutions.append(pencil.solve(right))
         counts.append(count)
     assert counts[0] == counts[1]
     # Reached 1e-13 of the largest.
@@ -86,7 +86,7 @@ def test_single_factors_count_and_refine_like_double_ones(
         assert factorisation.precision == precision
         assert count == (energies_n < sigma).sum()
         for accuracy, largest in ((1e-3, 1e-3), (1e-10, 1e-10)):
-            solution = pencil.solve(factorisation, right, real=real, accuracy=accuracy)
+            solution = pencil.solve(right, accuracy)
             rest = pencil.hamiltonian_times(k_c, solution) - right
             rest -= sigma * pencil.overlap_times(k_c, solution)
             # Reached 2e-6 and 1e-12, of the right-hand side.

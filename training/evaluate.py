@@ -1,13 +1,15 @@
 """Errors of a model against labels.
 
 Hamiltonian errors are over the elements within orbital range, after the best constant c (times S)
-is removed. Energies come from the prediction with the label's own overlap.
+is removed. Energies come from the prediction with the label's own overlap; as the zero of energy of
+a cell is no observable, those near the Fermi level are compared from each one's own Fermi level.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -81,13 +83,12 @@ class Errors:
         electrons leaves a band half filled.
     valence_edge, conduction_edge : float
         Errors of the band edges with the model's own energy shift; not a number for a metal.
-    window, aligned_window : float
-        Mean absolute error of the energies near the Fermi level: with the model's own energy
-        shift, and with the shift that makes their mean error zero; not a number where there is
-        none.
+    window : float
+        Mean absolute error of the energies near the Fermi level, those of prediction and label
+        each from their own Fermi level (the middle of the gap); not a number where there is none.
     dos_overlap : float
-        Overlap of the densities of states (`dos_overlap`) with the latter shift; every k-point of
-        the label counts the same.
+        Overlap of the densities of states (`dos_overlap`), the prediction moved so that the mean
+        error of these energies is zero; every k-point of the label counts the same.
     lowest : float
         Error of the lowest energy with the best c; large and negative where the basis is near to
         dependent and the prediction too rough.
@@ -101,7 +102,6 @@ class Errors:
     valence_edge: float
     conduction_edge: float
     window: float
-    aligned_window: float
     dos_overlap: float
     lowest: float
 
@@ -139,11 +139,14 @@ def errors_of(comparison: Comparison, ranges: EnergyRanges) -> Errors:
     remaining = error.values + shift * on_pairs(comparison.overlap, error.pairs).values
     energies_kn = comparison.predicted_energies(label.kpoints_kc)
     label_kn = label.eigenvalues_kn[:, : energies_kn.shape[1]]
-    own_kn, shifted_kn = energies_kn + comparison.model_shift, energies_kn + shift
+    filled = comparison.filled_bands
     low, high = _range(comparison, ranges.window)
     inside = (label_kn > low) & (label_kn < high)
-    aligned_kn = shifted_kn - (np.mean((shifted_kn - label_kn)[inside]) if inside.any() else 0.0)
-    edges, label_edges = (_edges(x, comparison.filled_bands) for x in (own_kn, label_kn))
+    difference_kn = energies_kn - label_kn
+    fermi_difference = _fermi_level(energies_kn, filled) - _fermi_level(label_kn, filled)
+    centred_kn = energies_kn - (_mean(difference_kn[inside]) if inside.any() else -shift)
+    edges = _edges(energies_kn + comparison.model_shift, filled)
+    label_edges = _edges(label_kn, filled)
     edge_errors = edges - label_edges if label_edges[1] > label_edges[0] else np.full(2, np.nan)
     return Errors(
         name=comparison.name,
@@ -153,10 +156,9 @@ def errors_of(comparison: Comparison, ranges: EnergyRanges) -> Errors:
         label_gap=EV_PER_HARTREE * float(label_edges[1] - label_edges[0]),
         valence_edge=EV_PER_HARTREE * float(edge_errors[0]),
         conduction_edge=EV_PER_HARTREE * float(edge_errors[1]),
-        window=EV_PER_HARTREE * _mean(np.abs(own_kn - label_kn)[inside]),
-        aligned_window=EV_PER_HARTREE * _mean(np.abs(aligned_kn - label_kn)[inside]),
-        dos_overlap=_dos_overlap(comparison, aligned_kn, ranges),
-        lowest=EV_PER_HARTREE * float((shifted_kn - label_kn)[:, 0].min()),
+        window=EV_PER_HARTREE * _mean(np.abs(difference_kn - fermi_difference)[inside]),
+        dos_overlap=_dos_overlap(comparison, centred_kn, ranges),
+        lowest=EV_PER_HARTREE * float(difference_kn[:, 0].min() + shift),
     )
 
 
@@ -182,8 +184,7 @@ def summary(errors: list[Errors], ranges: EnergyRanges | None = None) -> dict[st
         },
         "gap_mae_eV": _rounded(abs(one.gap_error) for one in errors),
         "band_edge_mae_eV": _rounded(edges),
-        f"energies_within_{window:g}eV_mae_eV": _rounded(x.window for x in errors),
-        f"energies_within_{window:g}eV_aligned_mae_eV": _rounded(x.aligned_window for x in errors),
+        f"energies_within_{window:g}eV_of_fermi_mae_eV": _rounded(x.window for x in errors),
         "dos_overlap": _rounded(x.dos_overlap for x in errors),
         "lowest_energy_error_eV": round(min(x.lowest for x in errors), 4),
     }
@@ -194,8 +195,7 @@ def error_table(errors: list[Errors], ranges: EnergyRanges | None = None) -> str
     window = f"+-{(ranges or EnergyRanges()).window:g}eV"
     lines = [
         f"{'structure':24s} {'H meV':>7s} {'on':>7s} {'off':>7s} {'c':>8s} {'gap':>7s} "
-        f"{'d gap':>7s} {'d VBM':>7s} {'d CBM':>7s} {window:>7s} {'algnd':>7s} {'DOS':>6s} "
-        f"{'low':>8s}"
+        f"{'d gap':>7s} {'d VBM':>7s} {'d CBM':>7s} {window:>7s} {'DOS':>6s} {'low':>8s}"
     ]
     for x in errors:
         figures = [x.sums[key][0] / max(x.sums[key][1], 1) for key in ("all", "onsite", "offsite")]
@@ -203,8 +203,7 @@ def error_table(errors: list[Errors], ranges: EnergyRanges | None = None) -> str
         cells += [f"{x.shift:8.4f}"]
         numbers = (x.gap, x.gap_error, x.valence_edge, x.conduction_edge)
         cells += [_cell(number, 7, 3) for number in numbers]
-        cells += [_cell(x.window, 7, 4), _cell(x.aligned_window, 7, 4)]
-        cells += [_cell(x.dos_overlap, 6, 3), _cell(x.lowest, 8, 3)]
+        cells += [_cell(x.window, 7, 4), _cell(x.dos_overlap, 6, 3), _cell(x.lowest, 8, 3)]
         lines.append(f"{x.name:24s} {' '.join(cells)}")
     return "\n".join(lines)
 
@@ -229,6 +228,17 @@ def _edges(energies_kn: NDArray[np.float64], filled_bands: float) -> NDArray[np.
     if abs(filled_bands - filled) > 1e-6:
         return np.full(2, np.nan)
     return np.array([energies_kn[:, filled - 1].max(), energies_kn[:, filled].min()])
+
+
+def _fermi_level(energies_kn: NDArray[np.float64], filled_bands: float) -> float:
+    """Return the middle between the last filled and the first empty of all energies.
+
+    It is the middle of the gap, if there is one. Every k-point counts the same; a level that is
+    half filled by an odd number of electrons is the Fermi level itself.
+    """
+    energies_n = np.sort(energies_kn, axis=None)
+    filled = filled_bands * len(energies_kn)
+    return float(energies_n[ceil(filled - 1e-6) - 1] + energies_n[floor(filled + 1e-6)]) / 2
 
 
 def _range(comparison: Comparison, reach: float) -> tuple[float, float]:

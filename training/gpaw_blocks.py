@@ -39,7 +39,7 @@ def extract_blocks(
 
     The Hamiltonian of the projector augmented-wave method in a local basis is
     H = V + T + P dH P^T, the overlap S = O + P dO P^T (Larsen et al., Phys. Rev. B 80, 195112):
-    V from the effective potential on the grid, the others from GPAW's two-centre tables.
+    V from the effective potential on the grid, the others from the calculation's two-centre tables.
 
     Returns
     -------
@@ -48,10 +48,9 @@ def extract_blocks(
     h_xmm, s_xmm : ndarray, shape (X, M, M)
         <phi_m in cell 0 | H or S | phi_m' in cell R>, Hartree.
     """
-    from gpaw.lcao.tci import TCIExpansions
-
-    basis = next(iter(dft.ibzwfs)).basis
-    expansions = TCIExpansions.new_from_setups(dft.setups)
+    states = next(iter(dft.ibzwfs))
+    basis = states.basis
+    expansions = states.tci_derivatives.manytci.tci.tciexpansions
     grid = dft.density.nt_sR.desc
     orbital_cut_i = np.array([expansions.phit_rcmax_I[s] for s in expansions.I_a])
     projector_cut_i = np.array([expansions.pt_rcmax_I[s] for s in expansions.I_a])

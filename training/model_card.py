@@ -14,6 +14,7 @@ CARD = "MODEL.md"
 # Heading and key of the figures of a record, in the order of the card's table.
 COLUMNS = (
     ("gap", "gap_mae_eV"),
+    ("±1 eV", "energies_within_1eV_of_fermi_mae_eV"),
     ("band edges", "band_edge_mae_eV"),
     ("DOS overlap", "dos_overlap"),
     ("lowest energy", "lowest_energy_error_eV"),
@@ -125,8 +126,9 @@ def _measured(errors: Mapping[str, Any]) -> list[str]:
     heading += [name for name, _ in COLUMNS]
     lines = [
         "Mean absolute errors: H in meV over the elements within orbital range, after the best "
-        "c·S is removed; gap and band edges in eV. Of the lowest energy it is the largest error "
-        "downwards, in eV.",
+        "c·S is removed; energies in eV. ±1 eV: energies within 1 eV of the Fermi level (of a "
+        "molecule's gap), each from its own Fermi level, the middle of the gap. Band edges: with "
+        "the model's own zero of energy. Of the lowest energy it is the largest error downwards.",
         "",
         f"| {' | '.join(heading)} |",
         "|" + "---|" * len(heading),

@@ -274,18 +274,14 @@ def _last_nonzero(values_g: NDArray[np.float64]) -> int:
 def _divide_by_power(
     values_g: NDArray[np.float64], radius_g: NDArray[np.float64], angular: int
 ) -> NDArray[np.float64]:
-    """Return R / r^l; the limit at r = 0 is the parabola in r^2 through the next three points."""
+    """Return R / r^l; at r = 0, as GPAW does, the line in r^2 through the next two points."""
     if angular == 0:
         return values_g.copy()
     reduced_g = np.empty_like(values_g)
     reduced_g[1:] = values_g[1:] / radius_g[1:] ** angular
-    x1, x2, x3 = radius_g[1:4] ** 2
-    y1, y2, y3 = reduced_g[1:4]
-    reduced_g[0] = (
-        y1 * x2 * x3 / ((x1 - x2) * (x1 - x3))
-        + y2 * x1 * x3 / ((x2 - x1) * (x2 - x3))
-        + y3 * x1 * x2 / ((x3 - x1) * (x3 - x2))
-    )
+    x1, x2 = radius_g[1:3] ** 2
+    y1, y2 = reduced_g[1:3]
+    reduced_g[0] = (y1 * x2 - y2 * x1) / (x2 - x1)
     return reduced_g
 
 
