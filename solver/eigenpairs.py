@@ -36,7 +36,7 @@ TOO_CLOSE = 2e-7
 # States beyond the wanted ones, among which an edge for counting finds a hole.
 SPARE = 4
 # An edge for counting lies in one of so many holes beyond the wanted states.
-HOLES = 16
+HOLES = 24
 # A factorisation takes as long as solves for operations / entries of factors / this many vectors.
 SOLVES = 10.0
 # Blocks that every search is given.

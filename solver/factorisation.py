@@ -49,19 +49,21 @@ class Precision:
         Blocks of which no entry is larger, in Hartree or of S, are left out.
     pivoting : float
         CNTL(1) of MUMPS: a pivot may be smaller than the entries it eliminates by this factor. In
-        single precision a larger one makes solutions 30 times more accurate for 5 % more
-        operations.
+        single precision a larger one makes solutions more accurate for some more operations.
+    contraction : float
+        Corrections of solutions must shrink to this part at each step.
     """
 
     number: type[np.float32] | type[np.float64]
     negligible: float
     pivoting: float
+    contraction: float
 
 
 # For counts alone, for searches, and where neither suffices.
-COARSE = Precision(np.float32, 1e-5, 0.1)
-SINGLE = Precision(np.float32, 1e-6, 0.1)
-DOUBLE = Precision(np.float64, 1e-8, 0.01)
+COARSE = Precision(np.float32, 1e-5, 0.1, 0.2)
+SINGLE = Precision(np.float32, 1e-6, 0.1, 0.05)
+DOUBLE = Precision(np.float64, 1e-8, 0.01, np.inf)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Combination", "PencilFactors"]
 
-# Factors whose corrections do not shrink to this part at each step are made anew, more precisely.
-CONTRACTION = 0.05
-# Vectors on which that is tried: eight cost no more than one.
+# Vectors on which refinement is tried: eight cost little more than one.
 TRIALS = 8
 # Failures in a row after which a precision is tried no more.
 FAILURES = 2
@@ -160,7 +158,7 @@ class PencilFactors:
         except SingularMatrixError:
             return False
         first, second = self._refinement(matrix)
-        if first < CONTRACTION and second < CONTRACTION:
+        if first < precision.contraction and second < precision.contraction:
             self._failures[precision] = 0
             self._factored = _Factored(matrix, count, first, second)
             return True
