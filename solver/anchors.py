@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 from typing import Any
 
@@ -144,20 +145,15 @@ class Anchors:
 
     def trial(self, k_c: NDArray[np.float64], images: list[Image]) -> Trial:
         """Return the states of some images carried to k, with their products. Collective."""
-        parts = []
-        for image in images:
-            vectors_mn, carried_mn = self._vectors(image), self.carried(k_c, image)
-            if np.iscomplexobj(vectors_mn):
-                parts.append(multiplied(self.pencil, k_c, carried_mn))
-                continue
-            phase_i = np.exp(2j * np.pi * (self.fractional_ic @ (k_c - image.k_c)))
-            h_mn, s_mn = self.pencil.carried_times(k_c, phase_i, vectors_mn)
-            parts.append(Trial(carried_mn, h_mn, s_mn))
-        return Trial(
-            np.hstack([x.vectors_mn for x in parts]),
-            np.hstack([x.h_mn for x in parts]),
-            np.hstack([x.s_mn for x in parts]),
-        )
+        parts = [self._trial(k_c, image) for image in images]
+        return reduce(Trial.with_more, parts)
+
+    def _trial(self, k_c: NDArray[np.float64], image: Image) -> Trial:
+        vectors_mn, carried_mn = self._vectors(image), self.carried(k_c, image)
+        if np.iscomplexobj(vectors_mn):
+            return multiplied(self.pencil, k_c, carried_mn)
+        phase_i = np.exp(2j * np.pi * (self.fractional_ic @ (k_c - image.k_c)))
+        return Trial(carried_mn, *self.pencil.carried_times(k_c, phase_i, vectors_mn))
 
     def _vectors(self, image: Image) -> NDArray[Any]:
         states = self.states_of(image)

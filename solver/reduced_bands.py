@@ -279,13 +279,14 @@ class _ReducedSolver:
 
     def at(self, k_c: NDArray[np.float64]) -> _Found:
         """Return the bands at one k from the anchors around it, or from factors of its own."""
-        number = self.images
+        number, trial, known = self.images, None, 0
         while True:
             images = self.anchors.nearest(k_c, number)
             many = len(images) > MOST_IMAGES or len(images) * self.anchor_bands > MOST_VECTORS
             if number > FEWEST_IMAGES and many:
                 break
-            trial = self.anchors.trial(k_c, images)
+            more = self.anchors.trial(k_c, images[known:])
+            trial, known = (more if trial is None else trial.with_more(more)), len(images)
             # In a larger space states are told from the rest by sharper residuals.
             steps = max(FEWEST_STEPS, len(images))
             states = reduced_states(k_c, trial, self.window, self.inverse, steps)

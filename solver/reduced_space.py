@@ -80,6 +80,14 @@ class Trial:
     h_mn: NDArray[np.complex128]
     s_mn: NDArray[np.complex128]
 
+    def with_more(self, other: Trial) -> Trial:
+        """Return these vectors and others."""
+        return Trial(
+            np.hstack([self.vectors_mn, other.vectors_mn]),
+            np.hstack([self.h_mn, other.h_mn]),
+            np.hstack([self.s_mn, other.s_mn]),
+        )
+
 
 @dataclass(frozen=True)
 class ReducedStates:
