@@ -36,7 +36,7 @@ from hamgnn_solve.solver.eigenpairs import (
     eigenpairs_near,
     states_around,
 )
-from hamgnn_solve.solver.factorisation import FactorOptions
+from hamgnn_solve.solver.factorisation import DOUBLE, FactorOptions
 from hamgnn_solve.solver.groups import pencil_groups
 from hamgnn_solve.solver.krylov import KrylovOptions
 from hamgnn_solve.solver.pencil import Pencil, is_real_point
@@ -87,8 +87,9 @@ def sparse_of(given: CrystalHamiltonian) -> tuple[Sparse, Sparse]:
 def ours(task: Task, *, slepc: bool = False) -> NDArray[np.float64]:
     """Solve from one shift, certified by counts beyond both ends."""
     options = KrylovOptions(slepc=slepc)
+    factors = FactorOptions(precisions=(DOUBLE,)) if slepc else FactorOptions()
     return eigenpairs_near(
-        pencil_of(task.given), task.k_c, task.sigma, task.side, task.side, options=options
+        pencil_of(task.given, factors), task.k_c, task.sigma, task.side, task.side, options=options
     ).energies_n
 
 

@@ -17,7 +17,7 @@ from hamgnn_solve.core.units import EV_PER_HARTREE
 from hamgnn_solve.parallel.faults import agreed
 from hamgnn_solve.parallel.memory import memory_per_rank
 from hamgnn_solve.solver.bands import BandOptions, solve_bands
-from hamgnn_solve.solver.factorisation import FactorOptions
+from hamgnn_solve.solver.factorisation import DOUBLE, FactorOptions
 from hamgnn_solve.solver.fermi import FermiLevel
 from hamgnn_solve.solver.krylov import KrylovOptions
 from hamgnn_solve.solver.pencil import Pencil
@@ -29,10 +29,13 @@ __all__ = ["factor_options", "solve_spectrum"]
 def factor_options(options: SolveOptions, stages: Stages) -> FactorOptions:
     """Return how sparse factors may be made: within the memory asked for, or free now. Collective.
 
-    Where factors do not fit, they are kept on disk and the log says so.
+    Where factors do not fit, they are kept on disk and the log says so. SLEPc solves for one vector
+    at a time, where corrections of coarse solutions cost more than precise factors.
     """
     free = memory_per_rank(stages.comm)
+    slepc = options.eigensolver == "slepc"
     return FactorOptions(
+        precisions=(DOUBLE,) if slepc else FactorOptions.precisions,
         memory=free if options.memory_bytes is None else options.memory_bytes,
         out_of_core=options.out_of_core,
         compression=options.compression,
