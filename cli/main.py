@@ -171,7 +171,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         type=int,
         default=SolveOptions.subspace,
-        help="vectors of the Krylov space before a restart (default: six times the bands)",
+        help="vectors of the Krylov space before a restart (default: six times the bands, and at "
+        "least 1024)",
     )
     parser.add_argument(
         "--groups",

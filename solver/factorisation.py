@@ -31,7 +31,8 @@ WORKSPACE_TOO_SMALL = (-8, -9, -11, -12, -14, -15, -17, -20)
 ABOVE_BOUND = -19
 OUT_OF_MEMORY = (-5, -6, -7, -13)
 SINGULAR = -10
-LARGEST_WORKSPACE = 800
+# Percent by which the workspace exceeds its estimate, at first and at most.
+WORKSPACE, LARGEST_WORKSPACE = 30, 800
 # Right-hand sides that are solved at a time.
 COLUMNS = 64
 MEGABYTE = 1e6
@@ -95,6 +96,8 @@ class FactorOptions:
             raise ValueError(f"memory of {self.memory} bytes")
         if not 0.0 <= self.compression < 1.0:
             raise ValueError(f"compression {self.compression} is not in 0..1")
+        if not self.precisions or self.precisions[-1] == COARSE:
+            raise ValueError("coarse factors serve counts alone: the last precision is another")
 
 
 @dataclass(frozen=True)
@@ -146,11 +149,11 @@ class Factorisation:
         self.comm, self.options, self.precision = comm, options, precision
         self._number = precision.number
         self.start_r = pattern.start_r
-        self.workspace = 30
         self.mumps = (SingleMumps if precision.number is np.float32 else DoubleMumps)(comm.py2f())
         # With several ranks the ScaLAPACK root front hides its pivots' signs and the inertia
         # comes out wrong; ICNTL(13) = 1 keeps that front on one process.
         self.mumps.set_icntl(13, 1)
+        self.mumps.set_icntl(14, WORKSPACE)
         self.mumps.set_cntl(1, precision.pivoting)
         if options.memory is not None:
             self.mumps.set_icntl(23, max(int(options.memory / MEGABYTE), 1))
@@ -162,6 +165,7 @@ class Factorisation:
             self.mumps.set_icntl(number, value)
         for number, real_value in numbered_options("mat_mumps_cntl_", 15, float):
             self.mumps.set_cntl(number, real_value)
+        self.workspace = self.mumps.icntl(14)
         self.mumps.analyse(int(self.start_r[-1]), pattern.row_n, pattern.column_n, pattern.order_m)
         self._check()
 

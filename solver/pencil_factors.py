@@ -96,9 +96,9 @@ class PencilFactors:
         SingularMatrixError
             When a pivot vanishes, or an eigenvalue of the embedding is not counted twice.
         """
-        if self._factored is None or self._factored.matrix != matrix:
+        precisions = [DOUBLE] if double else self._precisions(counting)
+        if not self._at_hand(matrix, precisions):
             self._factored = None
-            precisions = [DOUBLE] if double else self._precisions(counting)
             if not any(self._refinable(matrix, precision) for precision in precisions[:-1]):
                 self._factored = _Factored(matrix, self._factors_of(matrix, precisions[-1]))
         assert self._factorisation is not None
@@ -134,6 +134,11 @@ class PencilFactors:
             self._factorisation.destroy()
         self._factorisation, self._kind, self._factored = None, None, None
 
+    def _at_hand(self, matrix: Combination, precisions: Sequence[Precision]) -> bool:
+        """Tell whether factors of a matrix in one of some precisions were made last."""
+        kept = self._factored is not None and self._factored.matrix == matrix
+        return kept and self._kind is not None and self._kind[1] in precisions
+
     def _precisions(self, counting: bool) -> Sequence[Precision]:
         return [
             precision
@@ -163,6 +168,12 @@ class PencilFactors:
             self._factored = _Factored(matrix, count, first, second)
             return True
         self._failures[precision] = self._failures.get(precision, 0) + 1
+        if self._failures[precision] == FAILURES:
+            self.pencil.factor_options.announce(
+                f"factors in single precision without blocks below {precision.negligible:.0e} are "
+                f"too coarse (corrections shrink to {max(first, second):.1e}): more precise ones "
+                "are made from now on"
+            )
         return False
 
     def _refinement(self, matrix: Combination) -> tuple[float, float]:

@@ -93,6 +93,19 @@ def test_single_factors_count_and_refine_like_double_ones(
             assert np.abs(rest).max() < 100.0 * largest * np.abs(right).max()
 
 
+def test_coarse_factors_of_a_count_do_not_serve_a_search() -> None:
+    pencil = pencil_of(*random_pencil([3, 4, 5] * 20, seed=43))
+    counted, count = pencil.factorise(GAMMA, 0.1, counting=True)
+    assert counted.precision == COARSE
+    searched, again = pencil.factorise(GAMMA, 0.1)
+    assert searched.precision == SINGLE
+    assert again == count
+    # More precise ones than asked for are kept.
+    assert pencil.factorise(GAMMA, 0.1, counting=True)[0] is searched
+    with pytest.raises(ValueError, match="coarse factors"):
+        FactorOptions(precisions=(COARSE,))
+
+
 def test_single_factors_that_miscount_are_noticed() -> None:
     # Two orbitals are those of others but for a part of 1e-4: S has eigenvalues of some 1e-8, along
     # which H - sigma S is as small as rounding in single precision.
@@ -117,6 +130,8 @@ def test_options_of_mumps_are_taken_from_petscs() -> None:
     try:
         assert dict(numbered_options("mat_mumps_icntl_", 60, int)) == {14: 45}
         assert dict(numbered_options("mat_mumps_cntl_", 15, float)) == {1: 0.125}
+        factorisation, _ = pencil_of(*random_pencil([3, 4], seed=47)).factorise(GAMMA, 0.1)
+        assert factorisation.mumps.icntl(14) == 45
         set_options("-mat_mumps_icntl_14 many")
         with pytest.raises(InputError, match="-mat_mumps_icntl_14 takes a number, not 'many'"):
             list(numbered_options("mat_mumps_icntl_", 60, int))
