@@ -68,7 +68,7 @@ class Eigenpairs:
     sigma : float
         The shift in Hartree.
     beyond_mn : ndarray, shape (rows of this rank, neighbours)
-        What a search found of states further out without their having converged, where asked for.
+        States further out that have converged less, where a search was asked for neighbours.
     """
 
     k_c: NDArray[np.float64]
@@ -216,7 +216,7 @@ def states_around(
     known : Eigenpairs, optional
         States at this k that need no search.
     neighbours : (int, int)
-        So many on either side are wanted, the further ones as they are when the others converge.
+        So many on either side are wanted, the further ones less converged (`nearest_states`).
 
     Other parameters and errors are those of `eigenpairs_near`.
     """
