@@ -1,6 +1,6 @@
 """Bands along a path from a few real k-points, beside direct solves at some of its points.
 
-python bench/path.py FILE.h5 [--points N] [--bands N] [--error EV] [--direct PLACE ...]
+python bench/path.py FILE.h5 [--points N] [--bands N] [--error EV] [--gamma] [--direct PLACE ...]
 
 FILE.h5 is what `hamgnn-solve --write-matrices` leaves. The path is M-Gamma-K of a hexagonal cell.
 """
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=60)
     parser.add_argument("--bands", type=int, default=40)
     parser.add_argument("--error", type=float, default=1e-3)
+    parser.add_argument("--gamma", action="store_true", help="time Gamma alone beside the path")
     parser.add_argument("--direct", type=int, nargs="*", default=[])
     options = parser.parse_args()
     given = read_operator_file(options.file)
@@ -63,9 +64,25 @@ def main() -> None:
         ),
     )
     electrons = given.system.electrons or 0.0
+    gamma = np.inf
+    if options.gamma:
+        alone = pencil_of(given)
+        solve_bands(
+            alone,
+            np.zeros((1, 3)),
+            electrons,
+            options.bands,
+            options=BandOptions(largest_dense=0, announce=announce),
+        )
+        alone.free_factors()
+        gamma = time.process_time() - started
+        announce("Gamma alone")
+        started = time.process_time()
     found = solve_bands(pencil, kpoints_kc, electrons, options.bands, options=band_options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     announce(f"path of {len(kpoints_kc)} points, {peak:.0f} MB")
+    if options.gamma:
+        announce(f"{(time.process_time() - started) / gamma:.2f} times Gamma alone")
     side, filled = options.bands // 2, round(electrons / pencil.electrons_per_band)
     for place in options.direct:
         started = time.process_time()

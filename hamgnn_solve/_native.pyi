@@ -142,10 +142,10 @@ def block_product(
     second_row: NDArray[np.int64],
     inner: NDArray[np.int64],
     offset: NDArray[np.int64],
-    values: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
+    values: NDArray[Any],
+    weights: NDArray[Any],
+    x: NDArray[Any],
+    y: NDArray[Any],
     /,
 ) -> None: ...
 

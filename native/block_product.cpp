@@ -21,28 +21,28 @@ namespace {
 using small_product::Index;
 using small_product::multiply;
 using Indices = nb::ndarray<const Index, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Numbers = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Matrix = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Result = nb::ndarray<double, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+template <typename Number, int Dimensions>
+using Array = nb::ndarray<Number, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
 
 // result[:, q] += sum over pairs of weight[q] * block * x, all rows of one atom together.
-FOR_EACH_CPU
-void atom_rows(const Index *pairs, Index npairs, const Index *second_row, const Index *inner,
-               const Index *offset, const double *values, const double *weights, Index sets,
-               Index rows, const double *x, Index width, double *scratch, double *sums) {
-    std::fill(sums, sums + sets * rows * width, 0.0);
+template <typename Number>
+FOR_EACH_CPU void atom_rows(const Index *pairs, Index npairs, const Index *second_row,
+                         const Index *inner, const Index *offset, const Number *values,
+                         const Number *weights, Index sets, Index rows, const Number *x,
+                         Index width, Number *scratch, Number *sums) {
+    std::fill(sums, sums + sets * rows * width, Number(0));
     for (Index n = 0; n < npairs; ++n) {
         const Index p = pairs[n], columns = inner[p], size = rows * columns;
-        const double *block = values + offset[p];
-        const double *weight = weights + p * sets;
-        if (sets == 1 && weight[0] == 1.0) {
+        const Number *block = values + offset[p];
+        const Number *weight = weights + p * sets;
+        if (sets == 1 && weight[0] == Number(1)) {
             multiply(rows, columns, block, x + second_row[p] * width, width, sums);
             continue;
         }
-        const bool all = std::find(weight, weight + sets, 0.0) == weight + sets;
+        const bool all = std::find(weight, weight + sets, Number(0)) == weight + sets;
         for (Index q = 0; q < sets; ++q) {
-            if (weight[q] == 0.0) continue;
-            double *scaled = scratch + (all ? q * size : 0);
+            if (weight[q] == Number(0)) continue;
+            Number *scaled = scratch + (all ? q * size : 0);
             for (Index entry = 0; entry < size; ++entry) scaled[entry] = weight[q] * block[entry];
             // A pair within one cell has no imaginary part: a set without weight costs nothing.
             if (!all)
@@ -55,9 +55,11 @@ void atom_rows(const Index *pairs, Index npairs, const Index *second_row, const 
 }
 
 // Y[m, q, :] = sum_p weight[p, q] (O_p X)[m, :] for the rows m of this rank's atoms.
+template <typename Number>
 void block_product(Indices pair_start, Indices pairs, Indices first_row, Indices norb,
-                   Indices second_row, Indices inner, Indices offset, Numbers values,
-                   Matrix weights, Matrix x, Result y) {
+                   Indices second_row, Indices inner, Indices offset,
+                   Array<const Number, 1> values, Array<const Number, 2> weights,
+                   Array<const Number, 2> x, Array<Number, 3> y) {
     const Index natoms = static_cast<Index>(norb.shape(0));
     const Index sets = static_cast<Index>(weights.shape(1));
     const Index width = static_cast<Index>(x.shape(1));
@@ -66,7 +68,7 @@ void block_product(Indices pair_start, Indices pairs, Indices first_row, Indices
     for (std::size_t p = 0; p < inner.shape(0); ++p)
         largest_inner = std::max(largest_inner, inner.data()[p]);
     nb::gil_scoped_release released;
-    std::vector<double> sums(sets * largest * width), scratch(sets * largest * largest_inner);
+    std::vector<Number> sums(sets * largest * width), scratch(sets * largest * largest_inner);
     for (Index i = 0; i < natoms; ++i) {
         const Index start = pair_start.data()[i], rows = norb.data()[i];
         atom_rows(pairs.data() + start, pair_start.data()[i + 1] - start, second_row.data(),
@@ -82,6 +84,7 @@ void block_product(Indices pair_start, Indices pairs, Indices first_row, Indices
 }  // namespace
 
 void define_block_product(nb::module_ &module) {
-    module.def("block_product", &block_product,
+    module.def("block_product", &block_product<double>,
                "Multiply the blocks of an operator, weighted pair by pair, with vectors.");
+    module.def("block_product", &block_product<float>, "The same in single precision.");
 }

@@ -31,10 +31,18 @@ class BlockProduct:
         Numbering and distribution of the orbitals.
     comm : mpi4py.MPI.Intracomm
         The processes that `rows` was made for. Collective.
+    real : type
+        What blocks, vectors and products are made of, float64 or float32.
     """
 
-    def __init__(self, operator: BlockOperator, rows: OrbitalRows, comm: MPI.Intracomm) -> None:
-        self.operator, self.rows = operator, rows
+    def __init__(
+        self,
+        operator: BlockOperator,
+        rows: OrbitalRows,
+        comm: MPI.Intracomm,
+        real: type[np.floating[Any]] = np.float64,
+    ) -> None:
+        self.operator, self.rows, self.real = operator, rows, real
         pairs, norb_i = operator.pairs, rows.norb_i
         order = np.argsort(rows.first_row_i[pairs.first_p], kind="stable")
         counts = np.bincount(pairs.first_p, minlength=len(norb_i))[rows.owned]
@@ -60,12 +68,10 @@ class BlockProduct:
             row_of_atom[pairs.second_p],
             norb_i[pairs.second_p],
             operator.offset_p[:-1].copy(),
-            operator.values,
+            operator.values.astype(real, copy=False),
         )
 
-    def complex(
-        self, phase_p: NDArray[np.complex128], vectors_mn: NDArray[Any]
-    ) -> NDArray[np.complex128]:
+    def complex(self, phase_p: NDArray[np.complex128], vectors_mn: NDArray[Any]) -> NDArray[Any]:
         """Return sum_p phase_p O_p X for real or complex X, shape (own rows, vectors). Collective.
 
         Parameters
@@ -77,17 +83,17 @@ class BlockProduct:
         parts = np.stack([phase_p.real, phase_p.imag], axis=1)
         if not np.iscomplexobj(vectors_mn):
             both = self.weighted(parts, vectors_mn)
-            return both[:, 0] + 1j * both[:, 1]
-        numbers = np.ascontiguousarray(vectors_mn, dtype=np.complex128).view(np.float64)
-        both = self.weighted(parts, numbers)
-        result = both[:, 1].copy().view(np.complex128)
+            return np.asarray(both[:, 0] + 1j * both[:, 1])
+        numbers = np.ascontiguousarray(vectors_mn, dtype=np.result_type(self.real, np.complex64))
+        both = self.weighted(parts, numbers.view(self.real))
+        result = both[:, 1].copy().view(numbers.dtype)
         result *= 1j
-        result += both[:, 0].copy().view(np.complex128)
+        result += both[:, 0].copy().view(numbers.dtype)
         return result
 
     def weighted(
-        self, weights_pq: NDArray[np.float64], vectors_mn: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+        self, weights_pq: NDArray[np.float64], vectors_mn: NDArray[np.floating[Any]]
+    ) -> NDArray[Any]:
         """Return sum_p w_pq O_p X for several sets of weights at once. Collective.
 
         Parameters
@@ -99,11 +105,12 @@ class BlockProduct:
         -------
         ndarray, shape (own rows, Q, vectors)
         """
-        x = np.ascontiguousarray(vectors_mn, dtype=np.float64)
+        x = np.ascontiguousarray(vectors_mn, dtype=self.real)
         if x.shape[0] != self.rows.nlocal:
             raise ValueError(f"vectors of {x.shape[0]} rows for {self.rows.nlocal} orbitals")
         if self._exchange is not None:
             x = self._exchange(torch.from_numpy(x)).numpy()
-        y = np.empty((self.rows.nlocal, weights_pq.shape[1], x.shape[1]))
-        _native.block_product(*self._layout, np.ascontiguousarray(weights_pq), x, y)
+        y = np.empty((self.rows.nlocal, weights_pq.shape[1], x.shape[1]), dtype=self.real)
+        weights_pq = np.ascontiguousarray(weights_pq, dtype=self.real)
+        _native.block_product(*self._layout, weights_pq, x, y)
         return y

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 from itertools import product
 from typing import Any
 
@@ -19,12 +18,14 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.solver.eigenpairs import Eigenpairs
 from hamgnn_solve.solver.pencil import Pencil, is_real_point
-from hamgnn_solve.solver.reduced_space import Trial, multiplied
 
 __all__ = ["Anchors", "Image", "real_points"]
 
 # Images within this many reciprocal vectors of a k-point.
 REACH = 2
+# Images on a line along which states are followed count as if they were so much nearer: they
+# interpolate along it.
+ALONG = 0.55
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class Image:
     k_c: NDArray[np.float64]
     conjugate: bool
     distance: float
+
+    def is_at(self, k_c: NDArray[np.float64]) -> bool:
+        """Tell whether it stands at a k."""
+        return bool(np.abs(self.k_c - k_c).max() < 1e-9)
 
 
 def real_points(kpoints_kc: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -92,7 +97,7 @@ class Anchors:
         solve: Callable[[NDArray[np.float64]], Eigenpairs],
     ) -> None:
         rows = pencil.rows
-        self.pencil, self.fractional_ic = pencil, fractional_ic
+        self.fractional_ic = fractional_ic
         self.place_mc = np.repeat(fractional_ic[rows.owned], rows.norb_i[rows.owned], axis=0)
         self.reciprocal_cc = reciprocal_cc
         self.kpoints: list[NDArray[np.float64]] = list(candidates_ac)
@@ -112,25 +117,58 @@ class Anchors:
         self.states[len(self.kpoints)] = states
         self.kpoints.append(states.k_c)
 
-    def nearest(self, k_c: NDArray[np.float64], number: int) -> list[Image]:
-        """Return the nearest images around a k-point, at least `number`, equal distances whole."""
+    def next_images(
+        self,
+        k_c: NDArray[np.float64],
+        known: list[Image],
+        line_c: NDArray[np.float64] | None = None,
+        *,
+        solved: bool = False,
+    ) -> list[Image]:
+        """Return the nearest images around a k-point that are not known, equal distances whole.
+
+        None where all within reach are known.
+
+        Parameters
+        ----------
+        k_c : ndarray, shape (3,)
+            Fractional k.
+        known : list of Image
+        line_c : ndarray, shape (3,), optional
+            Direction in which the states are to be followed: images along it are preferred.
+        solved : bool
+            Whether anchors that have not been solved are left out.
+        """
         shifts, images = self._shifts, []
         for place, anchor_c in enumerate(self.kpoints):
+            if solved and place not in self.states:
+                continue
             twins = [(anchor_c, False)]
             if not is_real_point(anchor_c):
                 twins.append((-anchor_c, True))
             for twin_c, conjugate in twins:
                 images_kc = twin_c - np.rint(twin_c - k_c) + shifts
-                distance_k = np.linalg.norm((images_kc - k_c) @ self.reciprocal_cc, axis=1)
+                distance_k = self._distances(images_kc - k_c, line_c)
                 images += [
                     Image(place, *image)
                     for image in zip(
                         images_kc, [conjugate] * len(shifts), distance_k.tolist(), strict=True
                     )
                 ]
-        images.sort(key=lambda image: image.distance)
-        last = images[number - 1].distance * (1.0 + 1e-6)
-        return [image for image in images if image.distance <= last]
+        images = [image for image in images if not any(image.is_at(x.k_c) for x in known)]
+        nearest = min((image.distance for image in images), default=0.0)
+        return [image for image in images if image.distance <= nearest * (1.0 + 1e-6) + 1e-12]
+
+    def _distances(
+        self, step_kc: NDArray[np.float64], line_c: NDArray[np.float64] | None
+    ) -> NDArray[np.float64]:
+        steps = step_kc @ self.reciprocal_cc
+        distance_k = np.asarray(np.linalg.norm(steps, axis=1))
+        if line_c is None:
+            return distance_k
+        line = line_c @ self.reciprocal_cc
+        aside_k = np.linalg.norm(steps - np.outer(steps @ line, line) / (line @ line), axis=1)
+        return np.where(aside_k < 1e-9, ALONG, 1.0) * distance_k
 
     def states_of(self, image: Image) -> Eigenpairs:
         """Return the states of an anchor, solving it where that has not been done. Collective."""
@@ -140,25 +178,17 @@ class Anchors:
 
     def carried(self, k_c: NDArray[np.float64], image: Image) -> NDArray[np.complex128]:
         """Return the states of an image carried to k, shape (rows of this rank, n). Collective."""
-        vectors_mn = self._vectors(image)
-        return np.asarray(self.phase(k_c - image.k_c)[:, None] * vectors_mn)
+        return np.asarray(self.phase(k_c - image.k_c)[:, None] * self.vectors(image))
 
-    def trial(self, k_c: NDArray[np.float64], images: list[Image]) -> Trial:
-        """Return the states of some images carried to k, with their products. Collective."""
-        parts = [self._trial(k_c, image) for image in images]
-        return reduce(Trial.with_more, parts)
-
-    def _trial(self, k_c: NDArray[np.float64], image: Image) -> Trial:
-        vectors_mn, carried_mn = self._vectors(image), self.carried(k_c, image)
-        if np.iscomplexobj(vectors_mn):
-            return multiplied(self.pencil, k_c, carried_mn)
-        phase_i = np.exp(2j * np.pi * (self.fractional_ic @ (k_c - image.k_c)))
-        return Trial(carried_mn, *self.pencil.carried_times(k_c, phase_i, vectors_mn))
-
-    def _vectors(self, image: Image) -> NDArray[Any]:
+    def vectors(self, image: Image) -> NDArray[Any]:
+        """Return the states of an image, shape (rows of this rank, n). Collective."""
         states = self.states_of(image)
         vectors_mn = np.hstack([states.vectors_mn, states.beyond_mn])
         return vectors_mn.conj() if image.conjugate else vectors_mn
+
+    def phase_of_atoms(self, q_c: NDArray[np.float64]) -> NDArray[np.complex128]:
+        """Return exp(2 pi i q.tau) for all atoms."""
+        return np.asarray(np.exp(2j * np.pi * (self.fractional_ic @ q_c)))
 
     def phase(self, q_c: NDArray[np.float64]) -> NDArray[np.complex128]:
         """Return exp(2 pi i q.tau) for the orbitals of this rank."""

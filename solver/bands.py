@@ -32,10 +32,10 @@ from hamgnn_solve.solver.mulliken import band_weights, dense_band_weights
 from hamgnn_solve.solver.pencil import Pencil
 from hamgnn_solve.solver.reduced_bands import (
     Bands,
-    NotReducibleError,
     ReducedSpaceOptions,
     reduced_bands,
 )
+from hamgnn_solve.solver.reduced_space import NotReducibleError
 from hamgnn_solve.solver.slices import sliced_bands
 
 __all__ = ["BandOptions", "band_range", "solve_bands"]

@@ -204,6 +204,7 @@ def states_around(
     options: KrylovOptions | None = None,
     known: Eigenpairs | None = None,
     neighbours: tuple[int, int] = (0, 0),
+    bands: tuple[int, int] | None = None,
 ) -> Eigenpairs:
     """Find the nearest states on both sides of a shift from one factorisation.
 
@@ -217,14 +218,29 @@ def states_around(
         States at this k that need no search.
     neighbours : (int, int)
         So many on either side are wanted, the further ones less converged (`nearest_states`).
+    bands : (int, int), optional
+        First and last band, counted from 1, that must be among the states too.
 
     Other parameters and errors are those of `eigenpairs_near`.
     """
     search = _Search(pencil, k_c, options, known)
     _, count = search.shift_to(sigma)
-    below, above = min(below, count), min(above, pencil.nstates(k_c) - count)
-    split = int((search.energies_n < search.sigma).sum())
-    search.extend(below - split, above - (len(search.energies_n) - split), neighbours=neighbours)
+    if bands is not None:
+        below, above = max(below, count - bands[0] + 1), max(above, bands[1] - count)
+    first, last = max(count - below + 1, 1), min(count + above, pencil.nstates(k_c))
+    for attempt in range(ATTEMPTS):
+        # A shift that hit a state has moved.
+        count, split = search.counts[search.sigma], int((search.energies_n < search.sigma).sum())
+        below, above = count - first + 1, last - count
+        missing = below - split, above - (len(search.energies_n) - split)
+        if max(missing) <= 0:
+            break
+        search.extend(*missing, neighbours=neighbours if attempt == 0 else (0, 0))
+    else:
+        raise InputError(
+            f"Of the bands {first} to {last} at k = {search.k_c} some were not found; ask for "
+            "fewer bands."
+        )
     return search.around(max(below, neighbours[0]), max(above, neighbours[1]))
 
 

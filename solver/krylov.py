@@ -27,7 +27,7 @@ PASSES = 4
 # A search whose wanted states all have smaller relative residuals is allowed twice the patience.
 PROMISING = 1e-2
 # Relative residuals of neighbours that are returned with the wanted states.
-NEIGHBOURLY = 1e-5
+NEIGHBOURLY = 1e-3
 # Ritz values are looked at each time the space has grown by this part.
 GROWTH = 0.1
 
@@ -132,7 +132,7 @@ def nearest_states(
         Whether late solutions may be coarse.
     neighbours : (int, int)
         So many on each side are returned, if they are more than `below` and `above`, the further
-        ones with relative residuals of 1e-5.
+        ones with relative residuals of `NEIGHBOURLY`.
 
     Returns
     -------

@@ -11,34 +11,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import factorial
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
 from hamgnn_solve.solver.anchors import Anchors
-from hamgnn_solve.solver.pencil import Pencil
-from hamgnn_solve.solver.reduced_space import (
-    ReducedStates,
-    Window,
-    assessed,
-    choose_states,
-    multiplied,
-    reduced_states,
-)
-from hamgnn_solve.solver.shifted_inverse import ShiftedInverse
+from hamgnn_solve.solver.reduced_products import ReducedProducts
+from hamgnn_solve.solver.reduced_space import Projected, Window, choose_states
 
-__all__ = ["Piece", "straight_pieces"]
+__all__ = ["Piece", "ProjectedPiece", "projected_piece", "straight_pieces"]
 
 # Bohr. Blocks between orbitals that are further apart are small.
 REACH = 16.0
-# Largest term of the Chebyshev series of exp(i k.d) that is left out.
-TRUNCATION = 3e-6
+# Largest term of the Chebyshev series of exp(i k.d) that is left out. It tells states from the
+# rest; energies are those of H(k) and S(k) themselves.
+TRUNCATION = 1e-2
 FEWEST_NODES = 4
 # Directions of the nodes' states with a smaller share (squared) are left out.
 INDEPENDENT = 1e-5
-# Conjugate-gradient steps of the folded operator.
-STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -51,125 +43,113 @@ class Piece:
         Which k-points of the path.
     kpoints_kc : ndarray, shape (n, 3)
         In the order of the path.
-    nodes_jc : ndarray, shape (J, 3), or None
-        Nodes between the ends of the piece, which include those; None where there would be as
-        many of them as k-points.
+    nodes_jc : ndarray, shape (J, 3)
+        Nodes between the ends of the piece, which include those; the k-points themselves where
+        these are no more.
     """
 
     places: list[int]
     kpoints_kc: NDArray[np.float64]
-    nodes_jc: NDArray[np.float64] | None
+    nodes_jc: NDArray[np.float64]
 
-    def projected(
-        self,
-        pencil: Pencil,
-        anchors: Anchors,
-        states: list[NDArray[np.complex128]],
-        window: Window,
-        inverse: ShiftedInverse,
-    ) -> ProjectedPiece:
-        """Return the pencil between the states of all nodes, at the nodes. Collective."""
-        nodes_jc = self.nodes_jc
-        if nodes_jc is None:
-            raise ValueError("a piece without nodes")
-        comm = pencil.comm
-        periodic_mn = np.hstack(
-            [anchors.phase(-k_c)[:, None] * x for k_c, x in zip(nodes_jc, states, strict=True)]
-        )
-        gram = comm.bcast(comm.allreduce(periodic_mn.conj().T @ periodic_mn))
-        size_n, turn = scipy.linalg.eigh(0.5 * (gram + gram.conj().T))
-        kept = size_n > INDEPENDENT * size_n[-1]
-        turn = turn[:, kept] / np.sqrt(size_n[kept])
-        basis_mn, of_nodes = periodic_mn @ turn, turn.conj().T @ gram
-        matrices = []
-        for k_c in nodes_jc:
-            v = multiplied(pencil, k_c, anchors.phase(k_c)[:, None] * basis_mn)
-            t_mn = v.h_mn - window.centre * v.s_mn
-            divided_mn = inverse.times(k_c, t_mn, STEPS)
-            pairs = ((v.vectors_mn, v.h_mn), (v.vectors_mn, v.s_mn), (t_mn, divided_mn))
-            matrices.append([comm.allreduce(x.conj().T @ y) for x, y in pairs])
-        ends = np.cumsum([x.shape[1] for x in states])
-        return ProjectedPiece(
-            pencil,
-            anchors,
-            nodes_jc,
-            basis_mn,
-            np.split(of_nodes, ends[:-1], axis=1),
-            np.array(matrices),
-            window,
-            inverse,
-        )
+    @property
+    def interpolated(self) -> bool:
+        """Whether the nodes are fewer than the k-points."""
+        return len(self.nodes_jc) < len(self.kpoints_kc)
+
+    @property
+    def line_c(self) -> NDArray[np.float64] | None:
+        """Direction of the piece; None for a single k-point."""
+        return None if len(self.nodes_jc) < 2 else self.nodes_jc[-1] - self.nodes_jc[0]
 
 
 @dataclass(frozen=True)
 class ProjectedPiece:
-    """H, S and the folded operator between vectors of a piece, at its nodes.
+    """The pencil between vectors of a piece, at its nodes.
 
     Parameters
     ----------
     nodes_jc : ndarray, shape (J, 3)
     basis_mn : ndarray, shape (rows of this rank, m)
         Vectors without the phase exp(2 pi i k.tau).
-    states_j : list of ndarray, shape (m, states)
-        The states of each node in this basis.
-    matrices : ndarray, shape (J, 3, m, m)
-        H, S and T^+ (H + c S)^-1 T.
+    matrices : ndarray, complex, shape (J, 3, m, m)
+        H, S and the folded operator.
     """
 
-    pencil: Pencil
     anchors: Anchors
-    nodes_jc: NDArray[np.float64]
-    basis_mn: NDArray[np.complex128]
-    states_j: list[NDArray[np.complex128]]
-    matrices: NDArray[np.complex128]
+    products: ReducedProducts
     window: Window
-    inverse: ShiftedInverse
+    nodes_jc: NDArray[np.float64]
+    basis_mn: NDArray[Any]
+    matrices: NDArray[Any]
 
-    def at(self, k_c: NDArray[np.float64], nodes: int) -> ReducedStates:
-        """Return the states of the window at a k of the piece from the nearest nodes. Collective.
+    def states(self, k_c: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """Return energies and coefficients of the states of the window at a k of the piece."""
+        comm, found = self.products.comm, None
+        if comm.rank == 0:
+            projected = Projected(*self._interpolated(k_c))
+            found = choose_states(projected, self.window, self.products.shift)
+        energies_n, turn = comm.bcast(found)
+        return energies_n, turn
 
-        The states of more nodes give better energies until what is no state mixes in.
-        """
-        comm, inverse = self.pencil.comm, self.inverse
-        span = self._span(k_c, nodes)
-        h, s, square = (span.conj().T @ x @ span for x in self._interpolated(k_c))
-        energies_n, turn = comm.bcast(
-            choose_states(h, s, self.window, inverse.shift, lambda c: c.conj().T @ square @ c)
-        )
-        vectors_mn = self.anchors.phase(k_c)[:, None] * (self.basis_mn @ (span @ turn))
-        found = multiplied(self.pencil, k_c, vectors_mn)
-        return assessed(energies_n, found, inverse.by_atoms, inverse)
+    def vectors(self, k_c: NDArray[np.float64], turn: NDArray[Any]) -> NDArray[Any]:
+        """Return combinations of the vectors at a k, shape (rows of this rank, combinations)."""
+        number = self.products.complex
+        phase_m: NDArray[Any] = self.anchors.phase(k_c)[:, None].astype(number)
+        return np.asarray(phase_m * (self.basis_mn @ turn.astype(number)))
 
-    def without_interpolation(
-        self, k_c: NDArray[np.float64], nodes: int, steps: int
-    ) -> ReducedStates:
-        """Return the same from H(k) and S(k) themselves, folded in more steps. Collective."""
-        vectors_mn = self.anchors.phase(k_c)[:, None] * (self.basis_mn @ self._span(k_c, nodes))
-        trial = multiplied(self.pencil, k_c, vectors_mn)
-        return reduced_states(k_c, trial, self.window, self.inverse, steps)
-
-    def _span(self, k_c: NDArray[np.float64], nodes: int) -> NDArray[np.complex128]:
-        """Return coefficients of orthonormal vectors that span the states of the nearest nodes."""
-        distance_j = np.abs(self._place(self.nodes_jc) - self._place(k_c))
-        beside = np.argsort(distance_j, kind="stable")[:nodes]
-        return np.linalg.qr(np.hstack([self.states_j[j] for j in beside]))[0]
-
-    def _place(self, k_c: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return places on the piece, 0 and 1 at its ends."""
-        line_c = self.nodes_jc[-1] - self.nodes_jc[0]
-        return np.asarray((k_c - self.nodes_jc[0]) @ line_c / (line_c @ line_c))
-
-    def _interpolated(self, k_c: NDArray[np.float64]) -> NDArray[np.complex128]:
+    def _interpolated(self, k_c: NDArray[np.float64]) -> NDArray[Any]:
         """Return the three matrices at a k of the piece by the barycentric formula."""
-        place_j = self._place(self.nodes_jc)
-        difference_j = self._place(k_c) - place_j
+        line_c = self.nodes_jc[-1] - self.nodes_jc[0]
+        place_j = (self.nodes_jc - self.nodes_jc[0]) @ line_c / (line_c @ line_c)
+        difference_j = (k_c - self.nodes_jc[0]) @ line_c / (line_c @ line_c) - place_j
         there = np.flatnonzero(np.abs(difference_j) < 1e-9)
         if len(there):
             return self.matrices[there[0]]
         weight_j = (-1.0) ** np.arange(len(place_j))
         weight_j[[0, -1]] *= 0.5
         weight_j /= difference_j
-        return np.asarray(np.einsum("j,jxmn->xmn", weight_j / weight_j.sum(), self.matrices))
+        weight_j = (weight_j / weight_j.sum()).astype(self.matrices.dtype)
+        return np.asarray(np.tensordot(weight_j, self.matrices, 1))
+
+
+def projected_piece(
+    piece: Piece,
+    anchors: Anchors,
+    products: ReducedProducts,
+    window: Window,
+    vectors_mn: NDArray[Any],
+    projected_j: list[Projected],
+    states_j: list[NDArray[Any]],
+) -> ProjectedPiece:
+    """Return the pencil between the states of all nodes of a piece, at the nodes. Collective.
+
+    Parameters
+    ----------
+    vectors_mn : ndarray, shape (rows of this rank, m)
+        Vectors without the phase exp(2 pi i k.tau).
+    projected_j : list of Projected
+        The pencil between them, at each node.
+    states_j : list of ndarray, shape (m, states)
+        States of each node in these vectors.
+    """
+    turn = None
+    if products.comm.rank == 0:
+        states = np.hstack(states_j)
+        overlap = sum(x.s for x in projected_j) / len(projected_j)
+        size_n, turn = scipy.linalg.eigh(states.conj().T @ overlap @ states)
+        kept = size_n > INDEPENDENT * size_n[-1]
+        turn = states @ (turn[:, kept] / np.sqrt(size_n[kept]))
+    turn = products.comm.bcast(turn)
+    small_j = [x.between(turn) for x in projected_j]
+    return ProjectedPiece(
+        anchors,
+        products,
+        window,
+        piece.nodes_jc,
+        vectors_mn @ turn.astype(products.complex),
+        np.array([(x.h, x.s, x.folded) for x in small_j]),
+    )
 
 
 def straight_pieces(
@@ -201,7 +181,7 @@ def straight_pieces(
             ends_jc = kpoints_kc[[start, stop - 1]]
             nodes_jc = _nodes(ends_jc, reciprocal_cc)
             fewer = len(nodes_jc) < len(inside)
-            yield Piece(inside, kpoints_kc[inside], nodes_jc if fewer else None)
+            yield Piece(inside, kpoints_kc[inside], nodes_jc if fewer else kpoints_kc[inside])
         # The last point of a piece is the first of the next, unless it stands alone.
         start = max(stop - 1, start + 1)
 

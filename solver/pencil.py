@@ -136,36 +136,6 @@ class Pencil:
         """Return S(k) X, shape (rows of this rank, vectors). Collective."""
         return self._times("S", k_c, vectors_mn)
 
-    def carried_times(
-        self,
-        k_c: Sequence[float] | NDArray[np.float64],
-        phase_i: NDArray[np.complex128],
-        vectors_mn: NDArray[np.float64],
-    ) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
-        """Return H(k) and S(k) times real vectors that phases of the atoms multiply. Collective.
-
-        The phases go to the blocks, so that the vectors stay real, at half the cost.
-
-        Parameters
-        ----------
-        k_c : array_like, shape (3,)
-            Fractional k.
-        phase_i : ndarray of complex128, shape (N,)
-            Of length one.
-        vectors_mn : ndarray, shape (rows of this rank, vectors)
-        """
-        if "Im H" in self.operators:
-            raise ValueError("states of a pencil with an imaginary part are complex everywhere")
-        rows = self.rows
-        phase_m = np.repeat(phase_i[rows.owned], rows.norb_i[rows.owned])[:, None]
-        products = []
-        for name in ("H", "S"):
-            pairs = self.operators[name].pairs
-            relative_p = phase_i[pairs.second_p] * phase_i[pairs.first_p].conj()
-            phase_p = phases(self.operators[name], k_c) * relative_p
-            products.append(phase_m * self._products[name].complex(phase_p, vectors_mn))
-        return products[0], products[1]
-
     def factorise(
         self,
         k_c: Sequence[float] | NDArray[np.float64],

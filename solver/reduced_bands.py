@@ -2,17 +2,18 @@
 
 Where H(k) is complex the factors are those of the embedding, so that one k-point costs as much as
 ten real ones. Here the states of Gamma and of points on the zone's edge, solved in real arithmetic
-with some bands more than wanted, are carried to each k (`anchors`), where the bands are found in
-their span (`reduced_space`). Along a straight piece of a path this is done at a few nodes only,
-whose states span those between them (`path_interpolation`). Errors are estimated from residuals at
-every k; more images of the anchors enter until they are small, and a k-point where that does not
-suffice is solved from factors of its own and becomes an anchor.
+with some bands more than wanted, are carried to each k (`anchors`, `trial_space`), where the bands
+are found in their span (`reduced_space`). Along a straight piece of a path this is done at a few
+nodes only, whose states span those between them (`path_interpolation`). Errors are estimated from
+residuals at every k; more images of the anchors enter where they are largest, until they are small,
+and a k-point where that does not suffice is solved from factors of its own and becomes an anchor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,35 +22,38 @@ from numpy.typing import NDArray
 from hamgnn_solve.core.observables.projections import Projections
 from hamgnn_solve.core.spectrum import KBands
 from hamgnn_solve.core.units import EV_PER_HARTREE
-from hamgnn_solve.solver.anchors import Anchors, real_points
+from hamgnn_solve.solver.anchors import Anchors, Image, real_points
 from hamgnn_solve.solver.conditioning import project_dependent_orbitals
 from hamgnn_solve.solver.eigenpairs import Eigenpairs, eigenpairs_of_bands, states_around
 from hamgnn_solve.solver.krylov import KrylovOptions
 from hamgnn_solve.solver.mulliken import band_weights
-from hamgnn_solve.solver.path_interpolation import Piece, ProjectedPiece, straight_pieces
+from hamgnn_solve.solver.path_interpolation import Piece, projected_piece, straight_pieces
 from hamgnn_solve.solver.pencil import Pencil, is_real_point
-from hamgnn_solve.solver.reduced_space import ReducedStates, Window, reduced_states
-from hamgnn_solve.solver.shifted_inverse import ShiftedInverse
+from hamgnn_solve.solver.reduced_products import ReducedProducts
+from hamgnn_solve.solver.reduced_space import NotReducibleError, Window, assessed, choose_states
+from hamgnn_solve.solver.trial_space import TrialSpace
 
-__all__ = ["Bands", "NotReducibleError", "ReducedSpaceOptions", "reduced_bands"]
+__all__ = ["Bands", "ReducedSpaceOptions", "reduced_bands"]
 
 # Anchors hold this many times the wanted bands.
 RICHER = 3
-# Images of anchors around a k-point: at first, at most, and vectors at most.
-FEWEST_IMAGES, MOST_IMAGES, MOST_VECTORS = 3, 12, 1500
-# Conjugate-gradient steps of residuals from anchors, at least, and beside nodes.
-FEWEST_STEPS = 4
-MORE_STEPS = 8
-# Nodes of a piece whose states are tried between them.
-NODES_BESIDE = (3, 2, 4)
-# Hartree (30 meV). What has a larger error is no state.
-SPURIOUS = 1.1e-3
+# Residuals of anchors that are none of the k-points, as of `KrylovOptions`.
+ANCHOR_TOLERANCE = 1e-7
+# Images around each node of a piece at first: up to this many times the distance of the nearest.
+AROUND = 2.1
+# Images of a piece and their vectors at most.
+MOST_IMAGES, MOST_VECTORS = 12, 1500
+# Bands with errors this many times the one asked for are nearly good; further images help as long
+# as they reduce errors to this part.
+CLOSE, HELPFUL = 10.0, 0.5
+# So many states beyond the wanted ones are looked at, should some be none.
+SPARE = 4
 # Hartree. The common gap of all anchors must be wider, or bands could not be numbered between them.
 SMALLEST_GAP = 2e-3
 # No state may come nearer to the middle of that gap than this part of it.
 EMPTY = 0.2
 # Hartree. Windows reach beyond the bands of the anchors by this and the spread of their ends.
-MARGIN = 5e-4
+MARGIN = 5e-3
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,6 @@ class Bands:
     first: int
     middle: int
     last: int
-
-
-class NotReducibleError(Exception):
-    """Bands cannot be told from the anchors; the message says why."""
 
 
 def reduced_bands(
@@ -137,21 +137,13 @@ def reduced_bands(
     largest = 0.0
     for piece in straight_pieces(kpoints_kc, rest, options.cell_cc):
         for place, found in solver.piece(piece):
-            largest = max(largest, found.bands.error)
-            yield place, found.bands
+            largest = max(largest, found.error)
+            yield place, found
     others = f"; {solver.direct} had to be solved one by one" if solver.direct else ""
     announce(
         f"bands of {len(rest)} k-points from the states of {len(solver.anchors.states)}, "
         f"largest estimated error {1e3 * EV_PER_HARTREE * largest:.2g} meV{others}"
     )
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Bands at a k-point and all vectors of the window there."""
-
-    bands: KBands
-    vectors_mn: NDArray[np.complex128]
 
 
 class _ReducedSolver:
@@ -176,8 +168,7 @@ class _ReducedSolver:
         self.anchors = Anchors(
             pencil, options.fractional_ic, reciprocal_cc, candidates_ac, self.anchor
         )
-        self.inverse = ShiftedInverse(pencil)
-        self.images = FEWEST_IMAGES
+        self.products = ReducedProducts(pencil, options.largest_error)
         self.direct = 0
         # States wanted under and over the gap, and its middle, once an anchor is solved.
         self.sides: tuple[int, int] | None = None
@@ -185,16 +176,27 @@ class _ReducedSolver:
         self.gap = (-np.inf, np.inf)
         self.ends = [(np.inf, -np.inf), (np.inf, -np.inf)]
 
-    def states_at(self, k_c: NDArray[np.float64]) -> Eigenpairs:
+    def states_at(self, k_c: NDArray[np.float64], tolerance: float = 0.0) -> Eigenpairs:
         """Return the states around the gap at a k-point, more than are wanted."""
-        pencil, krylov, bands = self.pencil, self.krylov, self.bands
+        pencil, bands = self.pencil, self.bands
+        krylov = replace(self.krylov, tolerance=max(self.krylov.tolerance, tolerance))
         # S(k) of a large cell changes little with k: its first k-point speaks for all.
         if self.sides is None and project_dependent_orbitals(pencil, k_c):
             raise NotReducibleError(f"almost dependent orbitals at k = {k_c}")
         below, above = bands.middle - bands.first + 1, bands.last - bands.middle
         sides = self.sides or (RICHER * below, RICHER * above)
         sigma = self.start(k_c) if self.sides is None else self.sigma
-        states = states_around(pencil, k_c, sigma, below, above, options=krylov, neighbours=sides)
+        states = states_around(
+            pencil,
+            k_c,
+            sigma,
+            below,
+            above,
+            options=krylov,
+            neighbours=sides,
+            # The first shift may lie among the bands on one side of the gap.
+            bands=(bands.first, bands.last),
+        )
         if self.sides is None:
             self.sides = _balanced(states, below, above, self.anchor_bands)
             self.sigma = states.sigma
@@ -202,7 +204,7 @@ class _ReducedSolver:
 
     def anchor(self, k_c: NDArray[np.float64]) -> Eigenpairs:
         """Return the states of an anchor that is asked for."""
-        states = self.states_at(k_c)
+        states = self.states_at(k_c, ANCHOR_TOLERANCE)
         self._learn(states)
         return states
 
@@ -255,88 +257,191 @@ class _ReducedSolver:
         (low, low_top), (high_bottom, high) = self.ends
         return Window(low - (low_top - low) - MARGIN, high + (high - high_bottom) + MARGIN)
 
-    def wanted(self, k_c: NDArray[np.float64], states: ReducedStates) -> KBands | None:
-        """Number the states by the gap; None where they do not meet the accuracy asked for.
+    def bands_among(
+        self,
+        k_c: NDArray[np.float64],
+        energies_n: NDArray[np.float64],
+        turn: NDArray[Any],
+        combined: Callable[[NDArray[Any]], NDArray[Any]],
+    ) -> KBands | None:
+        """Number states by the gap, with their errors; None where that cannot be done. Collective.
 
-        Collective.
+        Parameters
+        ----------
+        energies_n : ndarray, shape (n,)
+            Of states and perhaps of some that are none, ascending.
+        turn : ndarray, shape (m, n)
+            Their coefficients in some vectors.
+        combined : callable
+            Returns combinations of these vectors.
         """
-        bands, error = self.bands, self.options.largest_error
-        real = states.errors_n < SPURIOUS
-        energies_n = states.energies_n[real]
+        bands = self.bands
+        if len(energies_n) == 0:
+            return None
+        below, above = bands.middle - bands.first + 1, bands.last - bands.middle
+        split = int((energies_n < self.sigma).sum())
+        near = slice(max(split - below - SPARE, 0), split + above + SPARE)
+        states = assessed(k_c, combined(turn[:, near]), self.products)
+        energies_n = states.energies_n
         distance = EMPTY * (self.gap[1] - self.gap[0])
         if (np.abs(energies_n - self.sigma) < distance).any():
             return None
         split = int((energies_n < self.sigma).sum())
-        part = slice(split - (bands.middle - bands.first + 1), split + bands.last - bands.middle)
+        part = slice(split - below, split + above)
         if part.start < 0 or part.stop > len(energies_n):
             return None
-        largest = float(states.errors_n[real][part].max())
-        if largest > error:
-            return None
-        residuals_n = states.residuals_n[real][part]
-        weights_gn = self.weights(k_c, states.vectors_mn[:, real][:, part])
+        largest = float(states.errors_n[part].max())
+        residuals_n = states.residuals_n[part]
+        weights_gn = self.weights(k_c, states.vectors_mn[:, part])
         return KBands(energies_n[part], residuals_n, bands.first, False, largest, weights_gn)
 
-    def at(self, k_c: NDArray[np.float64]) -> _Found:
-        """Return the bands at one k from the anchors around it, or from factors of its own."""
-        number, trial, known = self.images, None, 0
-        while True:
-            images = self.anchors.nearest(k_c, number)
-            many = len(images) > MOST_IMAGES or len(images) * self.anchor_bands > MOST_VECTORS
-            if number > FEWEST_IMAGES and many:
-                break
-            more = self.anchors.trial(k_c, images[known:])
-            trial, known = (more if trial is None else trial.with_more(more)), len(images)
-            # In a larger space states are told from the rest by sharper residuals.
-            steps = max(FEWEST_STEPS, len(images))
-            states = reduced_states(k_c, trial, self.window, self.inverse, steps)
-            good = self.wanted(k_c, states)
-            if good is not None:
-                self.images = number
-                real = states.errors_n < SPURIOUS
-                return _Found(good, states.vectors_mn[:, real])
-            number = len(images) + 1
-        return self.solved(k_c)
-
-    def solved(self, k_c: NDArray[np.float64]) -> _Found:
+    def solved(self, k_c: NDArray[np.float64]) -> KBands:
         """Solve a k-point from its own factors; it becomes an anchor."""
         states = self.states_at(k_c)
         self.adopt(states)
         self.direct += 1
-        every_mn = np.hstack([states.vectors_mn, states.beyond_mn])
-        return _Found(self.counted(states), every_mn.astype(np.complex128))
+        return self.counted(states)
 
-    def piece(self, piece: Piece) -> Iterator[tuple[int, _Found]]:
+    def piece(self, piece: Piece) -> Iterator[tuple[int, KBands]]:
         """Yield the bands along a straight piece of the path."""
-        basis = None
-        if piece.nodes_jc is not None:
-            number, nodes = len(piece.places), len(piece.nodes_jc)
-            self.announce(f"{number} k-points on a line: states at {nodes} nodes first")
-            states = [self.node(k_c) for k_c in piece.nodes_jc]
-            basis = piece.projected(self.pencil, self.anchors, states, self.window, self.inverse)
+        if piece.interpolated:
+            self.announce(
+                f"{len(piece.places)} k-points on a line: states at {len(piece.nodes_jc)} nodes "
+                "first"
+            )
+        images = self.first_images(piece)
+        line = _Line(self.window, piece.line_c)
+        nodes = self.nodes(line, list(piece.nodes_jc), images)
+        if piece.interpolated:
+            yield from self.between_nodes(piece, line, nodes)
+        else:
+            yield from zip(piece.places, (node.bands for node in nodes), strict=True)
+
+    def between_nodes(
+        self, piece: Piece, line: _Line, nodes: list[_Node]
+    ) -> Iterator[tuple[int, KBands]]:
+        """Yield the bands of the k-points of a piece from the states of its nodes."""
+        projected = projected_piece(
+            piece,
+            self.anchors,
+            self.products,
+            line.window,
+            nodes[0].space.periodic,
+            [node.space.projected() for node in nodes],
+            [node.coefficients for node in nodes],
+        )
+        images = nodes[0].space.images
+        # What the nodes hold beside their images is large.
+        nodes.clear()
         for place, k_c in zip(piece.places, piece.kpoints_kc, strict=True):
-            yield place, (basis and self.between_nodes(k_c, basis)) or self.at(k_c)
+            energies_n, turn = projected.states(k_c)
+            bands = self.bands_among(k_c, energies_n, turn, partial(projected.vectors, k_c))
+            if bands is None or bands.error > self.options.largest_error:
+                bands = self.nodes(line, [k_c], images)[0].bands
+            yield place, bands
 
-    def between_nodes(self, k_c: NDArray[np.float64], basis: ProjectedPiece) -> _Found | None:
-        """Return the bands at a k of a piece; None where its nodes do not suffice."""
-        for steps in (0, MORE_STEPS):
-            for nodes in NODES_BESIDE:
-                states = (
-                    basis.without_interpolation(k_c, nodes, steps)
-                    if steps
-                    else basis.at(k_c, nodes)
-                )
-                good = self.wanted(k_c, states)
-                if good is not None:
-                    return _Found(good, states.vectors_mn)
-        return None
+    def first_images(self, piece: Piece) -> list[Image]:
+        """Return the images of solved anchors nearest to the nodes of a piece."""
+        anchors, images = self.anchors, list[Image]()
+        if not anchors.states:
+            anchors.states_of(anchors.next_images(piece.nodes_jc[0], [])[0])
+        for k_c in piece.nodes_jc:
+            own = anchors.next_images(k_c, [], piece.line_c, solved=True)
+            more = anchors.next_images(k_c, own, piece.line_c, solved=True)
+            while more and more[0].distance <= AROUND * own[0].distance:
+                own += more
+                more = anchors.next_images(k_c, own, piece.line_c, solved=True)
+            images += _others(own, images)
+        return images
 
-    def node(self, k_c: NDArray[np.float64]) -> NDArray[np.complex128]:
-        """Return the states of the window at a node of a piece."""
-        if is_real_point(k_c):
-            nearest = self.anchors.nearest(k_c, 1)[0]
-            return self.anchors.carried(k_c, nearest)
-        return self.at(k_c).vectors_mn
+    def more_images(
+        self, spaces: list[TrialSpace], poor: dict[int, float], line: _Line, before: float
+    ) -> list[Image]:
+        """Return further images for the spaces whose bands are poor, by their errors.
+
+        Near the goal, images of a solved anchor around the poorest as long as they help; else the
+        nearest of any, which may have to be solved. None where that would be too many.
+        """
+        worst = max(poor, key=poor.__getitem__)
+        known, images = spaces[0].images, list[Image]()
+        if poor[worst] < min(CLOSE * self.options.largest_error, HELPFUL * before):
+            images = self.anchors.next_images(spaces[worst].k_c, known, line.along_c, solved=True)
+            images = [image for image in images if image.number == images[0].number]
+        if not images:
+            for place in poor:
+                more = self.anchors.next_images(spaces[place].k_c, known, line.along_c)
+                images += _others(more, images)
+        number = len(known) + len(images)
+        too_many = number > MOST_IMAGES or number * self.anchor_bands > MOST_VECTORS
+        return [] if too_many else images
+
+    def nodes(
+        self, line: _Line, nodes_jc: list[NDArray[np.float64]], images: list[Image]
+    ) -> list[_Node]:
+        """Carry images to some k-points on a line, more of them until the bands are good at all."""
+        spaces = [
+            TrialSpace(k_c, self.anchors, self.products, line.window.centre) for k_c in nodes_jc
+        ]
+        found: dict[int, _Node] = {}
+        certified: dict[int, KBands] = {}
+        before = np.inf
+        while True:
+            for space in spaces:
+                space.extend(images)
+            poor: dict[int, float] = {}
+            for place, space in enumerate(spaces):
+                if place in found:
+                    continue
+                turn, bands = self.states_in(space, line.window)
+                bands = certified.get(place, bands)
+                if bands is not None and bands.error <= self.options.largest_error:
+                    found[place] = _Node(space, turn, bands)
+                else:
+                    poor[place] = np.inf if bands is None else bands.error
+            if not poor:
+                return [found[place] for place in range(len(spaces))]
+            images = self.more_images(spaces, poor, line, before)
+            before = max(poor.values())
+            if not images:
+                worst = max(poor, key=poor.__getitem__)
+                space = spaces[worst]
+                certified[worst] = self.solved(space.k_c)
+                # The images nearest to it are its own.
+                images = self.anchors.next_images(space.k_c, space.images, line.along_c)
+
+    def states_in(self, space: TrialSpace, window: Window) -> tuple[NDArray[Any], KBands | None]:
+        """Return coefficients of the states of a window in a space, and the bands among them."""
+        comm, projected = self.pencil.comm, space.projected()
+        chosen = choose_states(projected, window, self.products.shift) if comm.rank == 0 else None
+        energies_n, turn = comm.bcast(chosen)
+        return turn, self.bands_among(space.k_c, energies_n, turn, space.combined)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A direction in k along which states are followed, and their window."""
+
+    window: Window
+    along_c: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A space in which the bands at its k are good, and the states in it."""
+
+    space: TrialSpace
+    turn: NDArray[Any]
+    bands: KBands
+
+    @property
+    def coefficients(self) -> NDArray[Any]:
+        """The states in all vectors of the space, which may have grown."""
+        return self.space.padded(self.turn)
+
+
+def _others(images: list[Image], known: list[Image]) -> list[Image]:
+    """Return the images that are not known."""
+    return [image for image in images if not any(image.is_at(x.k_c) for x in known)]
 
 
 def _balanced(states: Eigenpairs, below: int, above: int, total: int) -> tuple[int, int]:
