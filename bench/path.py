@@ -46,10 +46,8 @@ def main() -> None:
     parser.add_argument("--direct", type=int, nargs="*", default=[])
     options = parser.parse_args()
     given = read_operator_file(options.file)
-    structure, kpoints_kc = given.system.structure, hexagonal_path(options.points)
-    reduced = ReducedSpaceOptions(
-        structure.fractional_ic, structure.cell_cc, options.error / EV_PER_HARTREE
-    )
+    kpoints_kc = hexagonal_path(options.points)
+    reduced = ReducedSpaceOptions(given.system, options.error / EV_PER_HARTREE)
     pencil, started = pencil_of(given), time.process_time()
 
     def announce(text: str) -> None:

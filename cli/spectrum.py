@@ -79,7 +79,6 @@ def solve_spectrum(
     """
     comm: MPI.Intracomm = stages.comm
     file = options.run_folder / "results.h5"
-    structure = system.structure
     projections = projections_of(system) if options.fat_bands else None
     groups = () if projections is None else projections.names
     store = BandStore(file, path.kpoints_kc, options.bands, inputs, energy_shift, groups)
@@ -101,9 +100,7 @@ def solve_spectrum(
         store=keep,
         announce=stages.say,
         groups=options.groups,
-        reduced=ReducedSpaceOptions(
-            structure.fractional_ic, structure.cell_cc, options.band_error / EV_PER_HARTREE
-        )
+        reduced=ReducedSpaceOptions(system, options.band_error / EV_PER_HARTREE)
         if options.band_error
         else None,
         projections=projections,

@@ -52,14 +52,9 @@ class BlockProduct:
             ghosts = np.setdiff1d(pairs.second_p, rows.owned)
             # Ghost rows come in ascending order of global rows, behind the own ones.
             ghosts = ghosts[np.argsort(rows.first_row_i[ghosts], kind="stable")]
-            ends = np.cumsum(norb_i[ghosts])
-            row_of_atom[ghosts] = rows.nlocal + ends - norb_i[ghosts]
-            within = np.arange(int(ends[-1]) if len(ends) else 0)
-            within -= np.repeat(ends - norb_i[ghosts], norb_i[ghosts])
-            ghost_rows = np.repeat(rows.first_row_i[ghosts], norb_i[ghosts]) + within
-            owner_m = np.repeat(np.arange(rows.size), np.diff(rows.start_r))
+            row_of_atom[ghosts] = rows.nlocal + np.cumsum(norb_i[ghosts]) - norb_i[ghosts]
             own_rows = np.arange(rows.start, rows.stop)
-            self._exchange = halo_exchange(comm, owner_m, own_rows, ghost_rows)
+            self._exchange = halo_exchange(comm, rows.owner_m, own_rows, rows.rows_of(ghosts))
         self._layout = (
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             order.astype(np.int64),

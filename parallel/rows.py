@@ -99,6 +99,15 @@ class OrbitalRows:
 
         A vector v in row order is v[row_of_orbital_m] in the order of the structure's atoms.
         """
-        ends = np.cumsum(self.norb_i)
-        within = np.arange(int(ends[-1])) - np.repeat(ends - self.norb_i, self.norb_i)
-        return np.repeat(self.first_row_i, self.norb_i) + within
+        return self.rows_of(np.arange(len(self.norb_i)))
+
+    def rows_of(self, atoms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the global rows of some atoms' orbitals, one atom after the other."""
+        norb = self.norb_i[atoms]
+        within = np.arange(int(norb.sum())) - np.repeat(np.cumsum(norb) - norb, norb)
+        return np.repeat(self.first_row_i[atoms], norb) + within
+
+    @property
+    def owner_m(self) -> NDArray[np.int64]:
+        """Rank that owns each global row, shape (nrows,)."""
+        return np.repeat(np.arange(self.size), np.diff(self.start_r))

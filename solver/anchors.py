@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hamgnn_solve.solver.eigenpairs import Eigenpairs
 from hamgnn_solve.solver.pencil import Pencil, is_real_point
 
-__all__ = ["Anchors", "Image", "real_points"]
+__all__ = ["Anchors", "Image", "are_equivalent", "real_points"]
 
 # Images within this many reciprocal vectors of a k-point.
 REACH = 2
@@ -111,7 +111,7 @@ class Anchors:
     def add(self, states: Eigenpairs) -> None:
         """Add the states of a k-point, a candidate or any other."""
         for number, k_c in enumerate(self.kpoints):
-            if _equivalent(k_c, states.k_c):
+            if are_equivalent(k_c, states.k_c):
                 self.states[number] = states
                 return
         self.states[len(self.kpoints)] = states
@@ -195,6 +195,7 @@ class Anchors:
         return np.exp(2j * np.pi * (self.place_mc @ q_c))
 
 
-def _equivalent(k_c: NDArray[np.float64], other_c: NDArray[np.float64]) -> bool:
+def are_equivalent(k_c: NDArray[np.float64], other_c: NDArray[np.float64]) -> bool:
+    """Tell whether two fractional k differ by a reciprocal vector."""
     difference_c = k_c - other_c
     return bool(np.abs(difference_c - np.rint(difference_c)).max() < 1e-9)

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hamgnn_solve.core.crystal_symmetry import SymmetryOperation, symmetry_operations
+from hamgnn_solve.core.hamiltonian import OrbitalSystem
 from hamgnn_solve.core.observables.projections import Projections
 from hamgnn_solve.core.spectrum import KBands
 from hamgnn_solve.core.units import EV_PER_HARTREE
-from hamgnn_solve.solver.anchors import Anchors, Image, real_points
+from hamgnn_solve.solver.anchors import Anchors, Image, are_equivalent, real_points
 from hamgnn_solve.solver.conditioning import project_dependent_orbitals
 from hamgnn_solve.solver.eigenpairs import Eigenpairs, eigenpairs_of_bands, states_around
 from hamgnn_solve.solver.krylov import KrylovOptions
@@ -31,6 +33,7 @@ from hamgnn_solve.solver.path_interpolation import Piece, projected_piece, strai
 from hamgnn_solve.solver.pencil import Pencil, is_real_point
 from hamgnn_solve.solver.reduced_products import ReducedProducts
 from hamgnn_solve.solver.reduced_space import NotReducibleError, Window, assessed, choose_states
+from hamgnn_solve.solver.symmetric_states import largest_residual, symmetric_states
 from hamgnn_solve.solver.trial_space import TrialSpace
 
 __all__ = ["Bands", "ReducedSpaceOptions", "reduced_bands"]
@@ -62,16 +65,13 @@ class ReducedSpaceOptions:
 
     Parameters
     ----------
-    fractional_ic : ndarray, shape (N, 3)
-        Places of the atoms in units of the lattice vectors.
-    cell_cc : ndarray, shape (3, 3)
-        Lattice vectors as rows, in Bohr.
+    system : OrbitalSystem
+        Places and shells of the atoms.
     largest_error : float
         In Hartree, estimated.
     """
 
-    fractional_ic: NDArray[np.float64]
-    cell_cc: NDArray[np.float64]
+    system: OrbitalSystem
     largest_error: float
 
     def __post_init__(self) -> None:
@@ -135,13 +135,14 @@ def reduced_bands(
         solver.adopt(states)
     rest = [place for place in todo if place not in real]
     largest = 0.0
-    for piece in straight_pieces(kpoints_kc, rest, options.cell_cc):
+    for piece in straight_pieces(kpoints_kc, rest, options.system.structure.cell_cc):
         for place, found in solver.piece(piece):
             largest = max(largest, found.error)
             yield place, found
+    turned = f" ({solver.by_turning} by symmetry)" if solver.by_turning else ""
     others = f"; {solver.direct} had to be solved one by one" if solver.direct else ""
     announce(
-        f"bands of {len(rest)} k-points from the states of {len(solver.anchors.states)}, "
+        f"bands of {len(rest)} k-points from the states of {len(solver.anchors.states)}{turned}, "
         f"largest estimated error {1e3 * EV_PER_HARTREE * largest:.2g} meV{others}"
     )
 
@@ -163,13 +164,14 @@ class _ReducedSolver:
         self.projections = projections
         self.pencil, self.bands, self.options, self.krylov = pencil, bands, options, krylov
         self.start, self.announce = start, announce
-        reciprocal_cc = np.linalg.inv(options.cell_cc).T
+        structure = options.system.structure
+        reciprocal_cc = np.linalg.inv(structure.cell_cc).T
         candidates_ac = real_points(kpoints_kc)
         self.anchors = Anchors(
-            pencil, options.fractional_ic, reciprocal_cc, candidates_ac, self.anchor
+            pencil, structure.fractional_ic, reciprocal_cc, candidates_ac, self.anchor
         )
         self.products = ReducedProducts(pencil, options.largest_error)
-        self.direct = 0
+        self.direct = self.by_turning = 0
         # States wanted under and over the gap, and its middle, once an anchor is solved.
         self.sides: tuple[int, int] | None = None
         self.sigma = np.nan
@@ -204,9 +206,39 @@ class _ReducedSolver:
 
     def anchor(self, k_c: NDArray[np.float64]) -> Eigenpairs:
         """Return the states of an anchor that is asked for."""
-        states = self.states_at(k_c, ANCHOR_TOLERANCE)
-        self._learn(states)
+        states = self.by_symmetry(k_c)
+        if states is None:
+            states = self.states_at(k_c, ANCHOR_TOLERANCE)
+            self._learn(states)
         return states
+
+    def by_symmetry(self, k_c: NDArray[np.float64]) -> Eigenpairs | None:
+        """Return the states at a real k-point from those of an anchor that is turned into it.
+
+        None where there is no such anchor, or H has not the symmetry of the atoms: an energy lies
+        no further from one of H than the residual of its state, which must be no larger than the
+        error allowed. Collective.
+        """
+        for known in self.anchors.states.values():
+            for operation in self.symmetry if is_real_point(known.k_c) else ():
+                if not are_equivalent(operation.rotated(known.k_c), k_c):
+                    continue
+                states = symmetric_states(
+                    known, operation, self.options.system, self.pencil.rows, self.pencil.comm
+                )
+                if largest_residual(states, self.products) <= self.options.largest_error:
+                    self.by_turning += 1
+                    return states
+        return None
+
+    @cached_property
+    def symmetry(self) -> list[SymmetryOperation]:
+        """Rotations of the crystal. Collective."""
+        comm, structure = self.pencil.comm, self.options.system.structure
+        found: list[SymmetryOperation] = comm.bcast(
+            symmetry_operations(structure) if comm.rank == 0 else []
+        )
+        return found
 
     def adopt(self, states: Eigenpairs) -> None:
         """Make a solved k-point an anchor."""

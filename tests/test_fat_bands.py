@@ -10,16 +10,21 @@ import scipy.linalg
 from given_models import crystal
 from mpi4py import MPI
 from numpy.typing import NDArray
-from pencil_models import folded_kpoints, owned_part, pencil_of, supercell
-from test_reduced_bands import ELECTRONS, MEV, REPEATS, monolayer, places_of_supercell
+from pencil_models import folded_kpoints, owned_part
+from test_reduced_bands import (
+    ELECTRONS,
+    MEV,
+    REPEATS,
+    monolayer,
+    supercell_pencil,
+    supercell_system,
+)
 
-from hamgnn_solve.core.hamiltonian import CrystalHamiltonian, OrbitalSystem
+from hamgnn_solve.core.hamiltonian import CrystalHamiltonian
 from hamgnn_solve.core.io.results import BandStore
-from hamgnn_solve.core.model_selection import built_in_model
-from hamgnn_solve.core.observables.projections import Projections, projections_of
+from hamgnn_solve.core.observables.projections import projections_of
 from hamgnn_solve.core.operator import dense_matrix
 from hamgnn_solve.core.spectrum import KBands, Spectrum
-from hamgnn_solve.core.structure import Structure
 from hamgnn_solve.parallel.rows import OrbitalRows
 from hamgnn_solve.solver import bands as bands_module
 from hamgnn_solve.solver.bands import BandOptions, solve_bands
@@ -101,26 +106,12 @@ def test_weights_are_those_of_lapack(
     assert COMM.bcast(found_gkn) == pytest.approx(found_gkn, abs=1e-13)
 
 
-def supercell_projections() -> Projections:
-    """Return the groups of the supercell of MoS2."""
-    structure = monolayer()[0]
-    fractional_ic, cell_cc = places_of_supercell()
-    basis = built_in_model("tmd").basis
-    symbols = structure.symbols * (len(fractional_ic) // 3)
-    whole = Structure(symbols, fractional_ic @ cell_cc, cell_cc)
-    shells = tuple(basis.species[symbol].shell_l for symbol in symbols)
-    return projections_of(OrbitalSystem(whole, shells, None))
-
-
 def supercell_spectrum(kpoints_kc: NDArray[np.float64], nbands: int, error: float) -> Spectrum:
     """Solve the supercell; error 0: every k-point by itself."""
-    _, hamiltonian, s = monolayer()
-    fractional_ic, cell_cc = places_of_supercell()
-    owner_i = np.arange(len(fractional_ic)) % COMM.size
-    pencil = pencil_of(supercell(hamiltonian, REPEATS), supercell(s, REPEATS), COMM, owner_i)
-    reduced = ReducedSpaceOptions(fractional_ic, cell_cc, error) if error else None
-    options = BandOptions(largest_dense=0, reduced=reduced, projections=supercell_projections())
-    return solve_bands(pencil, kpoints_kc, ELECTRONS, nbands, options=options)
+    system = supercell_system()
+    reduced = ReducedSpaceOptions(system, error) if error else None
+    options = BandOptions(largest_dense=0, reduced=reduced, projections=projections_of(system))
+    return solve_bands(supercell_pencil(), kpoints_kc, ELECTRONS, nbands, options=options)
 
 
 def folded_weights(
@@ -148,8 +139,8 @@ def test_weights_of_a_supercell_are_those_of_its_primitive_cell(error: float, bo
     assert spectrum.weights_gkn is not None
     assert spectrum.certified_k is not None
     assert spectrum.certified_k.tolist() == ([True] + 9 * [False] if error else [True, True])
-    cells = supercell_projections().cell_of_orbital_m[: monolayer()[1].norb_i.sum()]
-    projections = supercell_projections()
+    cells = projections_of(supercell_system()).cell_of_orbital_m[: monolayer()[1].norb_i.sum()]
+    projections = projections_of(supercell_system())
     of_orbital = {name: projections.member_gc[g, cells] for g, name in enumerate(projections.names)}
     largest = 0.0
     for k, k_c in enumerate(kpoints_kc):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hamgnn_solve.core.domain import Domain, serial_domain
 from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.integrals.harmonics import rotation_of_shells
 from hamgnn_solve.core.model import Model
 from hamgnn_solve.core.network.frame import harmonics
 from hamgnn_solve.core.network.hamgnn import HamiltonianNetwork
@@ -32,17 +33,6 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
-
-
-def rotation_of_harmonics(rotation: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
-    """Return D with Y(R d) = D Y(d), found from the harmonics' own values."""
-    points = np.random.default_rng(0).normal(size=(40, 3))
-
-    def values(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-        return harmonics(torch.from_numpy(vectors), degree)[:, degree**2 :].numpy()
-
-    solution = np.linalg.lstsq(values(points), values(points @ rotation.T), rcond=None)
-    return solution[0].T
 
 
 def test_harmonics_follow_the_projects_order() -> None:
@@ -69,18 +59,9 @@ def test_rotation(build: Callable[[], Model]) -> None:
     )
     before = predict(model, serial_domain(structure, model.basis))
     after = predict(model, serial_domain(turned, model.basis))
-    wigner = {degree: rotation_of_harmonics(rotation, degree) for degree in range(3)}
     size_i = before.norb_i
-    matrices = []
-    for symbol in structure.symbols:
-        shells = model.basis.species[symbol].shell_l
-        size = sum(2 * degree + 1 for degree in shells)
-        matrix, low = np.zeros((size, size)), 0
-        for degree in shells:
-            width = 2 * degree + 1
-            matrix[low : low + width, low : low + width] = wigner[degree]
-            low += width
-        matrices.append(matrix)
+    shells = [model.basis.species[symbol].shell_l for symbol in structure.symbols]
+    matrices = [rotation_of_shells(shell_l, rotation) for shell_l in shells]
     expected = BlockOperator.zeros(before.pairs, size_i)
     for p in range(len(before.pairs)):
         i, j = int(before.pairs.first_p[p]), int(before.pairs.second_p[p])

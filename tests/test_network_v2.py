@@ -14,6 +14,7 @@ import torch
 from conftest import shared_path
 from e3nn.o3 import Irreps, wigner_3j
 
+from hamgnn_solve.core.integrals.harmonics import rotation_of_shells
 from hamgnn_solve.core.network.bonds import find_bonds
 from hamgnn_solve.core.network.config import NetworkConfig
 from hamgnn_solve.core.network.frame import harmonics, pair_rotations, rotate, rotate_back
@@ -238,14 +239,6 @@ def test_product_is_the_sum_over_components() -> None:
         assert (upright - expected[output]).abs().max() < 1e-13 * scale
 
 
-def rotations_of_harmonics(rotation: torch.Tensor, lmax: int) -> list[torch.Tensor]:
-    """Return D_l with Y_l(R d) = D_l Y_l(d), found from the harmonics' own values."""
-    points = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    before, after = harmonics(points, lmax), harmonics(points @ rotation.T, lmax)
-    parts = [slice(degree**2, (degree + 1) ** 2) for degree in range(lmax + 1)]
-    return [torch.linalg.lstsq(before[:, s], after[:, s]).solution.T for s in parts]
-
-
 @pytest.mark.parametrize("determinant", [1.0, -1.0])
 @pytest.mark.parametrize("nonlinearity", ["gate", "norm"])
 @pytest.mark.usefixtures("double")
@@ -254,8 +247,7 @@ def test_rotation_and_reflection(determinant: float, nonlinearity: str) -> None:
     types, positions = cluster()
     rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(2)))[0]
     rotation = rotation * (determinant * torch.linalg.det(rotation))
-    degrees = rotations_of_harmonics(rotation, 2)
-    whole = torch.block_diag(*(degrees[degree] for degree in network.table.shell_l))
+    whole = torch.from_numpy(rotation_of_shells(network.table.shell_l, rotation.numpy()))
     for before, after in zip(
         network(types, *all_pairs(positions)),
         network(types, *all_pairs(positions @ rotation.T)),

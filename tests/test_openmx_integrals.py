@@ -9,7 +9,6 @@ import pytest
 from conftest import shared_path
 from numpy.typing import NDArray
 from openmx_files import CARBON, HYDROGEN, Gaussians, gaussian_basis
-from test_two_centre import rotation_of_shells
 
 from hamgnn_solve.core.basis.gpaw_data import built_in_basis
 from hamgnn_solve.core.basis.openmx_data import PseudoSpecies, openmx_basis
@@ -18,7 +17,7 @@ from hamgnn_solve.core.basis.species import Basis
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.integrals import centre_products, separable, two_centre
 from hamgnn_solve.core.integrals.hamiltonian_zero import _damp, hamiltonian_zero
-from hamgnn_solve.core.integrals.harmonics import real_harmonics, unit_vectors
+from hamgnn_solve.core.integrals.harmonics import real_harmonics, rotation_of_shells, unit_vectors
 from hamgnn_solve.core.integrals.neutral_atom import neutral_atom_potential
 from hamgnn_solve.core.integrals.overlap import overlap
 from hamgnn_solve.core.io.scfout import read_scfout

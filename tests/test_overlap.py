@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from hamgnn_solve.core.basis.gpaw_data import built_in_basis
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.integrals import separable
+from hamgnn_solve.core.integrals.harmonics import rotation_of_shells
 from hamgnn_solve.core.integrals.overlap import overlap
 from hamgnn_solve.core.operator import BlockOperator
 from hamgnn_solve.core.pairs import PairList
@@ -171,7 +172,6 @@ def test_supercell_holds_the_blocks_of_the_cell() -> None:
 
 
 def test_overlap_turns_with_the_structure() -> None:
-    from test_two_centre import rotation_of_shells
 
     structure = bilayer()
     matrix = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0]

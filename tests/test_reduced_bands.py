@@ -12,6 +12,7 @@ from pencil_models import chain, folded_kpoints, pencil_of, supercell
 
 from hamgnn_solve.core.domain import serial_domain
 from hamgnn_solve.core.errors import InputError
+from hamgnn_solve.core.hamiltonian import OrbitalSystem
 from hamgnn_solve.core.integrals.overlap import overlap
 from hamgnn_solve.core.model_selection import built_in_model
 from hamgnn_solve.core.network.predict import predict
@@ -59,35 +60,48 @@ def monolayer() -> tuple[Structure, BlockOperator, BlockOperator]:
     return structure, predict(model, domain), overlap(structure, model.basis, domain.owned)
 
 
-def reference(k_c: NDArray[np.float64], nbands: int) -> NDArray[np.float64]:
+def reference(
+    k_c: NDArray[np.float64], nbands: int, hamiltonian: BlockOperator | None = None
+) -> NDArray[np.float64]:
     """Return bands of the supercell around the gap from those of the monolayer, by LAPACK."""
-    _, hamiltonian, s = monolayer()
+    _, predicted, s = monolayer()
+    hamiltonian = hamiltonian or predicted
     folded = [dense_eigenpairs(hamiltonian, s, q)[0] for q in folded_kpoints(tuple(k_c), REPEATS)]
     middle = ELECTRONS // 2
     return np.sort(np.concatenate(folded))[middle - nbands // 2 : middle + nbands // 2]
 
 
-def places_of_supercell() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return fractional places and the cell of the supercell, atoms in its order."""
+def supercell_system() -> OrbitalSystem:
+    """Return atoms and shells of the supercell, in its order."""
     structure = monolayer()[0]
     cells = np.stack(np.meshgrid(*map(np.arange, REPEATS), indexing="ij"), -1).reshape(-1, 1, 3)
     fractional_ic = ((cells + structure.fractional_ic) / np.array(REPEATS)).reshape(-1, 3)
-    return fractional_ic, structure.cell_cc * np.array(REPEATS)[:, None]
+    cell_cc = structure.cell_cc * np.array(REPEATS)[:, None]
+    symbols = structure.symbols * len(cells)
+    shells = tuple(built_in_model("tmd").basis.species[symbol].shell_l for symbol in symbols)
+    return OrbitalSystem(Structure(symbols, fractional_ic @ cell_cc, cell_cc), shells, ELECTRONS)
+
+
+def supercell_pencil(hamiltonian: BlockOperator | None = None) -> Pencil:
+    """Return the pencil of the supercell, of another H of the monolayer where one is given."""
+    _, predicted, s = monolayer()
+    h = supercell(hamiltonian or predicted, REPEATS)
+    return pencil_of(h, supercell(s, REPEATS), COMM, np.arange(len(h.norb_i)) % COMM.size)
 
 
 def solved(
-    kpoints_kc: NDArray[np.float64], nbands: int, largest_error: float
+    kpoints_kc: NDArray[np.float64],
+    nbands: int,
+    largest_error: float,
+    hamiltonian: BlockOperator | None = None,
 ) -> tuple[Spectrum, list[str]]:
     """Solve the supercell; returns the bands and what was announced."""
-    _, hamiltonian, s = monolayer()
-    fractional_ic, cell_cc = places_of_supercell()
-    owner_i = np.arange(len(fractional_ic)) % COMM.size
-    pencil = pencil_of(supercell(hamiltonian, REPEATS), supercell(s, REPEATS), COMM, owner_i)
+    pencil = supercell_pencil(hamiltonian)
     said: list[str] = []
     options = BandOptions(
         largest_dense=0,
         announce=said.append,
-        reduced=ReducedSpaceOptions(fractional_ic, cell_cc, largest_error),
+        reduced=ReducedSpaceOptions(supercell_system(), largest_error),
     )
     return solve_bands(pencil, kpoints_kc, ELECTRONS, nbands, options=options), said
 
@@ -108,7 +122,26 @@ def test_bands_along_a_path_are_those_of_the_primitive_cell() -> None:
     assert spectrum.errors_k.max() < 2.0 * MEV
     assert spectrum.certified_k is not None
     assert spectrum.certified_k.tolist() == [True] + 9 * [False]
-    assert "from the states of 4" in said[-1]
+    assert "from the states of 4 (2 by symmetry)" in said[-1]
+
+
+def test_symmetry_of_the_atoms_that_the_hamiltonian_has_not() -> None:
+    """Orbitals x and x2-y2 of Mo moved by 3 mHa: a mirror is left, which joins two of three M."""
+    _, hamiltonian, _ = monolayer()
+    uneven = hamiltonian.select(np.arange(len(hamiltonian.pairs)))
+    pairs = uneven.pairs
+    (p,) = np.flatnonzero(
+        (pairs.first_p == 0) & (pairs.second_p == 0) & ~pairs.shift_pc.any(axis=1)
+    )
+    ends = np.cumsum([2 * degree + 1 for degree in supercell_system().shells_i[0]])
+    uneven.block(int(p))[ends - 1, ends - 1] += 3e-3
+    kpoints_kc = np.array([[0.0, 0.0, 0.0], [0.33, 0.32, 0.0], [0.33, 0.33, 0.0]])
+    spectrum, said = solved(kpoints_kc, 10, MEV, uneven)
+    expected = np.array([reference(k_c, 10, uneven) for k_c in kpoints_kc])
+    even = np.array([reference(k_c, 10) for k_c in kpoints_kc])
+    assert np.abs(even - expected).max() > 10.0 * MEV
+    assert np.abs(spectrum.eigenvalues_kn - expected).max() < 2.0 * MEV
+    assert "(1 by symmetry)" in said[-1]
 
 
 def test_what_the_anchors_do_not_reach_is_solved_by_itself(
@@ -132,11 +165,10 @@ def test_a_metal_is_solved_point_by_point() -> None:
     kpoints_kc = np.array([[0.0, 0, 0], [0.1, 0, 0], [0.23, 0, 0], [0.5, 0, 0]])
     pencil = pencil_of(hamiltonian, s, COMM, np.arange(12) % COMM.size)
     said: list[str] = []
-    places_ic = np.arange(12)[:, None] / 12 * np.array([1.0, 0, 0])
+    pos_ic = np.arange(12)[:, None] / 12 * np.array([20.0, 0, 0])
+    system = OrbitalSystem(Structure(("H",) * 12, pos_ic, 20.0 * np.eye(3)), ((0,),) * 12, 12.0)
     options = BandOptions(
-        largest_dense=0,
-        announce=said.append,
-        reduced=ReducedSpaceOptions(places_ic, 20.0 * np.eye(3), MEV),
+        largest_dense=0, announce=said.append, reduced=ReducedSpaceOptions(system, MEV)
     )
     found = solve_bands(pencil, kpoints_kc, 12.0, 4, options=options)
     for k_c, energies_n in zip(kpoints_kc, found.eigenvalues_kn, strict=True):
@@ -166,9 +198,7 @@ def test_mixtures_of_far_states_are_no_states() -> None:
 
 def test_bands_of_an_anchor_whose_shift_lies_beside_the_gap() -> None:
     """Twelve bands around the gap, from a shift above six of those over it and from one on some."""
-    _, hamiltonian, s = monolayer()
-    owner_i = np.arange(75) % COMM.size
-    pencil = pencil_of(supercell(hamiltonian, REPEATS), supercell(s, REPEATS), COMM, owner_i)
+    pencil = supercell_pencil()
     middle = ELECTRONS // 2
     expected = reference(np.zeros(3), 20)
     bands = (middle - 5, middle + 6)
@@ -253,15 +283,12 @@ def test_products_of_a_rounded_pencil(largest_error: float, reached: float) -> N
 
 def trial_space(largest_error: float) -> tuple[Pencil, TrialSpace, list[Image]]:
     """Return an empty space at a k of the supercell, and images of Gamma."""
-    _, hamiltonian, s = monolayer()
-    fractional_ic, cell_cc = places_of_supercell()
-    owner_i = np.arange(len(fractional_ic)) % COMM.size
-    pencil = pencil_of(supercell(hamiltonian, REPEATS), supercell(s, REPEATS), COMM, owner_i)
+    pencil, structure = supercell_pencil(), supercell_system().structure
     gamma = np.zeros(3)
     anchors = Anchors(
         pencil,
-        fractional_ic,
-        np.linalg.inv(cell_cc).T,
+        structure.fractional_ic,
+        np.linalg.inv(structure.cell_cc).T,
         gamma[None, :],
         lambda k_c: states_around(pencil, k_c, -0.17, 12, 12),
     )

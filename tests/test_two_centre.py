@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hamgnn_solve.core.basis.gpaw_data import read_species
 from hamgnn_solve.core.basis.species import RadialFunction
 from hamgnn_solve.core.integrals.gaunt import gaunt
-from hamgnn_solve.core.integrals.harmonics import real_harmonics, unit_vectors
+from hamgnn_solve.core.integrals.harmonics import real_harmonics, rotation_of_shells, unit_vectors
 from hamgnn_solve.core.integrals.two_centre import two_centre_blocks
 
 RANDOM = np.random.default_rng(11)
@@ -17,20 +17,6 @@ RANDOM = np.random.default_rng(11)
 
 def random_units(count: int) -> NDArray[np.float64]:
     return unit_vectors(RANDOM.normal(size=(count, 3)))
-
-
-def rotation_of_shells(shell_l: tuple[int, ...], matrix: NDArray[np.float64]) -> NDArray:
-    """Return D with Y(Q r) = D Y(r) for the given shells, found by fitting at random points."""
-    unit_pc = random_units(40)
-    before = real_harmonics(max(shell_l), unit_pc)
-    after = real_harmonics(max(shell_l), unit_pc @ matrix.T)
-    size = sum(2 * angular + 1 for angular in shell_l)
-    result, start = np.zeros((size, size)), 0
-    for angular in shell_l:
-        part = slice(start, start + 2 * angular + 1)
-        result[part, part] = np.linalg.lstsq(before[angular], after[angular], rcond=None)[0].T
-        start = part.stop
-    return result
 
 
 def gaussian(exponent: float, angular: int) -> RadialFunction:

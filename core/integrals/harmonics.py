@@ -5,9 +5,10 @@ from __future__ import annotations
 from math import factorial, pi, sqrt
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
-__all__ = ["real_harmonics", "unit_vectors"]
+__all__ = ["real_harmonics", "rotation_of_shells", "unit_vectors"]
 
 
 def unit_vectors(vector_pc: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -60,3 +61,31 @@ def real_harmonics(lmax: int, unit_pc: NDArray[np.float64]) -> list[NDArray[np.f
             next_one = ((2 * l + 1) * z * legendre - (l + m) * below) / (l + 1 - m)
             below, legendre = legendre, next_one
     return harmonics
+
+
+def rotation_of_shells(
+    shell_l: tuple[int, ...], matrix_cc: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the matrix that turns the orbitals of an atom, found from values of the harmonics.
+
+    Parameters
+    ----------
+    shell_l : tuple of int
+        l of each shell.
+    matrix_cc : ndarray, shape (3, 3)
+        Orthogonal, r -> R r, proper or not.
+
+    Returns
+    -------
+    ndarray, shape (norbitals, norbitals)
+        The orthogonal D with Y(R r) = D Y(r); a function with coefficients c becomes one with D c
+        when it is turned.
+    """
+    lmax = max(shell_l)
+    unit_pc = unit_vectors(np.random.default_rng(0).normal(size=(8 * (lmax + 1) ** 2, 3)))
+    before, after = real_harmonics(lmax, unit_pc), real_harmonics(lmax, unit_pc @ matrix_cc.T)
+    degrees = [
+        np.linalg.lstsq(y_pm, turned_pm, rcond=None)[0].T
+        for y_pm, turned_pm in zip(before, after, strict=True)
+    ]
+    return np.asarray(scipy.linalg.block_diag(*(degrees[degree] for degree in shell_l)))
