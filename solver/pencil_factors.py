@@ -211,8 +211,8 @@ class PencilFactors:
             kept = {
                 name: x.larger_than(precision.negligible) for name, x in pencil.operators.items()
             }
-            # Any order serves patterns that differ in small blocks.
-            order_i = next((x.order_i for x in self._sums.values()), None)
+            # The order of a sparser pattern would double what is filled in.
+            same = self._sums.get((not real, precision))
             self._sums[kind] = LatticeSum(
                 pencil.operators,
                 kept,
@@ -220,7 +220,7 @@ class PencilFactors:
                 pencil.comm,
                 real=real,
                 upper=True,
-                order_i=order_i,
+                order_i=None if same is None else same.order_i,
             )
         summed = self._sums[kind]
         factors = {name: unit * matrix.factor_h for name, unit in pencil.units.items()}

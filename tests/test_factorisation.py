@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 from conftest import shared_path
 from mpi4py import MPI
-from pencil_models import almost_dependent, pencil_of, random_pencil, supercell
+from pencil_models import almost_dependent, operator_of, pencil_of, random_pencil, supercell
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.core.io.scfout import read_scfout
@@ -104,6 +104,39 @@ def test_coarse_factors_of_a_count_do_not_serve_a_search() -> None:
     assert pencil.factorise(GAMMA, 0.1, counting=True)[0] is searched
     with pytest.raises(ValueError, match="coarse factors"):
         FactorOptions(precisions=(COARSE,))
+
+
+def checkerboard(size: int) -> Pencil:
+    """Return atoms on a square, coupled to the nearest ones and, a little, to those beyond."""
+    place = np.arange(size * size).reshape(size, size)
+    pairs = [(place, place), (place[1:], place[:-1]), (place[:, 1:], place[:, :-1])]
+    pairs += [(place[n:], place[:-n]) for n in (2, 3, 4)]
+    first, second = (np.concatenate([pair[x].ravel() for pair in pairs]) for x in (0, 1))
+    number = len(first)
+    near = first - second
+    colour = 1.0 - 2.0 * ((first // size + first % size) % 2)
+    h = np.where(near == 0, colour, np.where((near == 1) | (near == size), 0.1, 5e-6))
+    matrices = [
+        operator_of(
+            first.tolist(),
+            second.tolist(),
+            [(0, 0, 0)] * number,
+            [1] * size**2,
+            [np.array([[x]]) for x in values],
+        )
+        for values in (h, (near == 0).astype(float))
+    ]
+    return pencil_of(*matrices)
+
+
+def test_factors_of_a_search_are_ordered_for_their_own_blocks() -> None:
+    """After a count, whose pattern is sparser, nothing more is filled in than without it."""
+    alone, after = checkerboard(24), checkerboard(24)
+    counted, count = after.factorise(GAMMA, 0.0, counting=True)
+    assert count == 24 * 12
+    before = counted.statistics["entries"]
+    entries = [x.factorise(GAMMA, 0.0)[0].statistics["entries"] for x in (alone, after)]
+    assert entries[0] == entries[1] > before
 
 
 def test_single_factors_that_miscount_are_noticed() -> None:
