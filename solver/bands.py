@@ -21,6 +21,7 @@ from hamgnn_solve.solver.fermi import (
     check_electrons,
     fermi_level,
     fill_bands,
+    into_gap,
     locate_band,
     normalised_weights,
     thermal_level,
@@ -326,8 +327,13 @@ def _start(
     options: BandOptions,
 ) -> float:
     """Return an energy near the middle band, where the factors are then at hand."""
-    guess = fermi.energy if fermi is not None else guess_levels(pencil, k_c).gap(middle)
-    sigma = locate_band(pencil, k_c, middle, nbands // 4, guess)
+    slack = nbands // 4
+    if fermi is not None:
+        sigma = locate_band(pencil, k_c, middle, slack, fermi.energy)
+    else:
+        levels = guess_levels(pencil, k_c)
+        sigma = locate_band(pencil, k_c, middle, slack, levels.gap(middle))
+        sigma = into_gap(pencil, k_c, middle, sigma, levels)
     options.announce(f"an energy near the Fermi level found after {pencil.factorisations} counts")
     return sigma
 

@@ -10,6 +10,7 @@ from scipy.special import expit
 
 from hamgnn_solve.core.errors import InputError
 from hamgnn_solve.solver.eigenpairs import eigenpairs_near
+from hamgnn_solve.solver.fragments import LevelGuess
 from hamgnn_solve.solver.inertia import count_below
 from hamgnn_solve.solver.pencil import Pencil
 
@@ -17,6 +18,7 @@ __all__ = [
     "FermiLevel",
     "fermi_level",
     "fill_bands",
+    "into_gap",
     "locate_band",
     "normalised_weights",
     "thermal_level",
@@ -123,6 +125,33 @@ def locate_band(
         share = 0.5 if turn % 2 else (band - below[1]) / (above[1] - below[1])
         energy = below[0] + min(max(share, 0.05), 0.95) * (above[0] - below[0])
     return energy
+
+
+def into_gap(
+    pencil: Pencil, k_c: NDArray[np.float64], band: int, energy: float, levels: LevelGuess
+) -> float:
+    """Return an energy with exactly `band` states below it where one is likely, else the one given.
+
+    From an energy with some states more or less a search finds fewer of the wanted ones. Clusters
+    have their gap where true bands begin, as these reach further than those of few atoms; where
+    they hold few states from there to the energy with the right number of electrons, half of the
+    way is tried. Collective.
+
+    Parameters
+    ----------
+    energy : float
+        In Hartree, with nearly so many states below it.
+    levels : LevelGuess
+        Levels of the clusters at this k.
+    """
+    charged = levels.energy(band)
+    missing = band - count_below(pencil, k_c, energy)
+    if missing * (charged - energy) <= 0.0:
+        return energy
+    if not levels.is_thin(min(energy, charged), max(energy, charged), band):
+        return energy
+    halfway = 0.5 * (energy + charged)
+    return halfway if count_below(pencil, k_c, halfway) == band else energy
 
 
 def fermi_level(

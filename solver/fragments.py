@@ -22,6 +22,8 @@ CHARGE_ERROR = 0.1
 WINDOW, RESOLUTION = 0.01, 1e-3
 # Part of the states that are still next to none.
 FEW = 1e-5
+# States are few where their density is below this part of its mean around the electrons.
+THIN = 0.5
 
 
 class LevelGuess:
@@ -51,11 +53,9 @@ class LevelGuess:
 
         Charges of the clusters are right to a tenth only, but a gap shows as a minimum.
         """
-        slack = CHARGE_ERROR * states + 2.0
-        near = (self.count_n >= states - slack) & (self.count_n <= states + slack)
-        if not near.any():
+        levels = self._levels_around(states)
+        if len(levels) == 0:
             return self.energy(states)
-        levels = self.energies_n[near]
         tried = np.arange(levels[0], levels[-1] + RESOLUTION, RESOLUTION)
         bounds = np.stack([tried - WINDOW, tried + WINDOW])
         count_n = np.concatenate([[0.0], self.count_n])
@@ -66,6 +66,25 @@ class LevelGuess:
         ends = np.flatnonzero(np.diff(np.concatenate([[False], fewest, [False]]).astype(np.int8)))
         first, last = ends.reshape(-1, 2)[np.argmax(np.diff(ends.reshape(-1, 2), axis=1))]
         return float(0.5 * (tried[first] + tried[last - 1]))
+
+    def is_thin(self, low: float, high: float, states: float) -> bool:
+        """Tell whether fewer states lie between two energies than elsewhere near a count of states.
+
+        Surfaces of the clusters leave some in a gap too.
+        """
+        levels = self._levels_around(states)
+        if len(levels) < 2 or not low < high:
+            return False
+        ends = np.searchsorted(self.energies_n, [low, high, levels[0], levels[-1]])
+        count_n = np.concatenate([[0.0], self.count_n])[ends]
+        mean = (count_n[3] - count_n[2]) / max(float(levels[-1] - levels[0]), RESOLUTION)
+        return bool(count_n[1] - count_n[0] < THIN * mean * (high - low))
+
+    def _levels_around(self, states: float) -> NDArray[np.float64]:
+        """Return the levels where the count is right but for the error of its charge."""
+        slack = CHARGE_ERROR * states + 2.0
+        near = (self.count_n >= states - slack) & (self.count_n <= states + slack)
+        return self.energies_n[near]
 
 
 def guess_levels(pencil: Pencil, k_c: Sequence[float] | NDArray[np.float64]) -> LevelGuess:

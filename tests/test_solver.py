@@ -27,7 +27,7 @@ from hamgnn_solve.solver import eigenpairs as eigenpairs_module
 from hamgnn_solve.solver.bands import BandOptions, solve_bands
 from hamgnn_solve.solver.dense import dense_eigenpairs
 from hamgnn_solve.solver.eigenpairs import eigenpairs_near, eigenpairs_of_bands
-from hamgnn_solve.solver.fermi import FermiLevel, fermi_level, fill_bands, locate_band
+from hamgnn_solve.solver.fermi import FermiLevel, fermi_level, fill_bands, into_gap, locate_band
 from hamgnn_solve.solver.fragments import LevelGuess, guess_levels
 from hamgnn_solve.solver.inertia import count_below
 from hamgnn_solve.solver.krylov import KrylovOptions, Nearest
@@ -265,6 +265,34 @@ def test_guess_lies_in_the_widest_gap_near_the_electrons() -> None:
     assert LevelGuess(np.linspace(0, 1, 1001), np.full(1001, 0.1)).gap(50.0) == pytest.approx(
         0.5, abs=0.05
     )
+
+
+def test_few_states_between_energies_are_no_metal() -> None:
+    # A level each 0.01 Hartree, each fourth of them between -0.4 and 0.
+    levels = np.concatenate([np.linspace(-1.0, -0.4, 61), [-0.36, -0.32], np.linspace(0, 0.6, 61)])
+    guess = LevelGuess(levels, np.full(len(levels), 10.0))
+    assert guess.is_thin(-0.4, -0.01, 620.0)
+    assert not guess.is_thin(-0.6, -0.4, 620.0)
+    assert not guess.is_thin(-0.01, -0.4, 620.0)
+
+
+@pytest.mark.parametrize(("energy", "band"), [(0.28, 12), (-0.28, 12), (0.28, 17)])
+def test_a_shift_beside_a_gap_moves_into_it(energy: float, band: int) -> None:
+    """Bands at -0.5..-0.2 and 0.2..0.5; clusters miss those next to the gap."""
+    hamiltonian, s = chain([-0.35, -0.15] * 12, overlap=0.0)
+    pencil = pencil_of(hamiltonian, s)
+    states_n, _ = dense_eigenpairs(hamiltonian, s, GAMMA)
+    levels_n = states_n[np.abs(states_n) > 0.3]
+    # Surfaces of the clusters: a quarter of a state in the gap, near the right number of electrons.
+    weights = np.full(len(levels_n), 11.9 / (levels_n < 0.0).sum())
+    guess = LevelGuess(np.append(levels_n, 0.1), np.append(weights, 0.25))
+    assert count_below(pencil, GAMMA, energy) != 12
+    found = into_gap(pencil, np.array(GAMMA), band, energy, guess)
+    if band == 12:
+        assert count_below(pencil, GAMMA, found) == 12
+    else:
+        # No gap is there: the energy stays.
+        assert found == energy
 
 
 @pytest.mark.parametrize("k_c", [GAMMA, GENERAL])
