@@ -49,14 +49,20 @@ class SymmetryOperation:
         return np.linalg.solve(self.rotation_cc.T.astype(np.float64), k_c)
 
 
-def symmetry_operations(structure: Structure) -> list[SymmetryOperation]:
+def symmetry_operations(structure: Structure, kind_i: NDArray[np.int64]) -> list[SymmetryOperation]:
     """Return one operation for every rotation, the identity among them.
 
-    The rotations are those of spglib (Togo, Shinohara and Tanaka, arXiv:1808.01590), within
-    `TOLERANCE`; none where it finds no lattice within that.
+    By spglib (Togo, Shinohara and Tanaka, arXiv:1808.01590) within `TOLERANCE`; none where it finds
+    no lattice within that.
+
+    Parameters
+    ----------
+    structure : Structure
+    kind_i : ndarray of int64, shape (N,)
+        Atoms go to such of the same number.
     """
     places_ic = structure.fractional_ic
-    parts = (structure.cell_cc, places_ic, structure.element_index_i)
+    parts = (structure.cell_cc, places_ic, kind_i)
     crystal = tuple(part.tolist() for part in parts)
     try:
         found = spglib.get_symmetry(crystal, symprec=TOLERANCE)

@@ -118,6 +118,13 @@ class OrbitalSystem:
         """Number of orbitals of each atom without spin, shape (N,)."""
         return np.array([sum(2 * x + 1 for x in shells) for shells in self.shells_i], np.int64)
 
+    @cached_property
+    def kind_i(self) -> NDArray[np.int64]:
+        """Number of each atom's kind, which is its element and its shells, shape (N,)."""
+        kinds = list(zip(self.structure.symbols, self.shells_i, strict=True))
+        number = {kind: n for n, kind in enumerate(dict.fromkeys(kinds))}
+        return np.array([number[kind] for kind in kinds], np.int64)
+
     @property
     def electrons_per_band(self) -> int:
         """How many electrons a band takes."""

@@ -34,7 +34,7 @@ GROWTH = 0.1
 # Relative accuracy of early solutions; later ones may be as much coarser as the states have
 # converged by then (Simoncini and Szyld, SIAM J. Sci. Comput. 25, 454 (2003)), and no coarser than
 # a largest error.
-EARLY_ACCURACY = 5e-7
+EARLY_ACCURACY = 2e-7
 COARSEST = 1e-3
 
 Product = Callable[[NDArray[Any]], NDArray[Any]]

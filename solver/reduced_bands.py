@@ -234,9 +234,9 @@ class _ReducedSolver:
     @cached_property
     def symmetry(self) -> list[SymmetryOperation]:
         """Rotations of the crystal. Collective."""
-        comm, structure = self.pencil.comm, self.options.system.structure
+        comm, system = self.pencil.comm, self.options.system
         found: list[SymmetryOperation] = comm.bcast(
-            symmetry_operations(structure) if comm.rank == 0 else []
+            symmetry_operations(system.structure, system.kind_i) if comm.rank == 0 else []
         )
         return found
 

@@ -35,7 +35,7 @@ def diamond() -> Structure:
     ("structure", "number"), [(diamond(), 48), (supercell_system().structure, 12)]
 )
 def test_every_atom_goes_to_its_image(structure: Structure, number: int) -> None:
-    operations = symmetry_operations(structure)
+    operations = symmetry_operations(structure, structure.element_index_i)
     assert len({x.rotation_cc.tobytes() for x in operations}) == len(operations) == number
     places_ic = structure.fractional_ic
     for operation in operations:
@@ -60,6 +60,17 @@ def carbon() -> tuple[OrbitalSystem, BlockOperator]:
     return system, overlap(structure, basis, np.arange(2))
 
 
+def test_atoms_with_other_shells_are_of_another_kind() -> None:
+    """As in OpenMX, where one element may have several species."""
+    structure = diamond()
+    alike = OrbitalSystem(structure, ((0, 1), (0, 1)), None)
+    other = OrbitalSystem(structure, ((0, 1), (0, 1, 2)), None)
+    assert alike.kind_i.tolist() == [0, 0]
+    assert other.kind_i.tolist() == [0, 1]
+    # Half of the rotations exchange the two atoms.
+    assert len(symmetry_operations(structure, other.kind_i)) == 24
+
+
 def states_of_overlap(s: BlockOperator, rows: OrbitalRows, k_c: NDArray[np.float64]) -> Eigenpairs:
     """Return eigenvectors of S(k) at a real k, the upper ones as neighbours."""
     energies_n, vectors_mn = np.linalg.eigh(dense_matrix(s, k_c).real)
@@ -79,7 +90,7 @@ def test_turned_states_are_states_at_the_turned_k_point() -> None:
     reached = set()
     for k_c in (np.array([0.5, 0.0, 0.0]), np.array([0.5, 0.5, 0.0])):
         states = states_of_overlap(s, rows, k_c)
-        for operation in symmetry_operations(system.structure):
+        for operation in symmetry_operations(system.structure, system.kind_i):
             found = symmetric_states(states, operation, system, rows, COMM)
             own_mn = np.hstack([found.vectors_mn, found.beyond_mn])
             vectors_mn = np.vstack(COMM.allgather(own_mn))[rows.row_of_orbital_m]
