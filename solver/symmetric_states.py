@@ -60,10 +60,10 @@ def symmetric_states(
     x_mn = _rows_of_atoms(x_mn, source_j, rows, comm)
     turned_mn = np.empty_like(x_mn)
     start_j = rows.first_row_i[rows.owned] - rows.start
-    shells_j = [system.shells_i[i] for i in rows.owned]
-    for shells in set(shells_j):
-        alike = np.array([j for j, other in enumerate(shells_j) if other == shells])
-        turn = rotation_of_shells(shells, cartesian_cc)
+    kind_j = system.kind_i[rows.owned]
+    for kind in np.unique(kind_j):
+        alike = np.flatnonzero(kind_j == kind)
+        turn = rotation_of_shells(system.shells_i[rows.owned[alike[0]]], cartesian_cc)
         rows_jm = start_j[alike][:, None] + np.arange(len(turn))
         turned_mn[rows_jm] = sign_i[source_j[alike]][:, None, None] * (turn @ x_mn[rows_jm])
     return replace(
@@ -76,8 +76,7 @@ def largest_residual(states: Eigenpairs, products: ReducedProducts) -> float:
 
     Collective.
     """
-    nowhere_i = np.ones(len(products.rows.norb_i), np.complex128)
-    h_mn, s_mn = products.carried(states.k_c, nowhere_i, states.vectors_mn)
+    h_mn, s_mn = products.times(states.k_c, states.vectors_mn)
     residual_mn = h_mn - s_mn * states.energies_n
     squares = [(np.abs(x) ** 2).sum(axis=0).astype(np.float64) for x in (residual_mn, s_mn)]
     residual_n, norm_n = products.comm.allreduce(np.stack(squares))
